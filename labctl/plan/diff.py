@@ -48,6 +48,8 @@ from labctl.topology.model import IPV6_MTU_MIN, Address, Impairment, Node, NodeK
 # Fields of a node, with the effect of a change on programs that run.
 _EFFECTS = {
     "environment": "for programs started from now on",
+    "groups": "at once",
+    "labels": "at once",
     "commands": "and runs the commands again",
     "tree": "and ends the node's programs",
 }

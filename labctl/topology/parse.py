@@ -200,6 +200,10 @@ def draft_of(
     check_exposures(gathered.nodes.values(), mistakes)
     nodes = with_service_order(gathered.nodes, gathered.groups, mistakes)
     nodes = with_names(nodes, gathered.groups, mistakes)
+    if any(model.groups for model, _ in gathered.files):
+        from labctl.topology.groups import with_groups
+
+        nodes = with_groups(nodes, gathered.groups, gathered.files, mistakes)
     draft = Draft(
         main.name or name,
         document.file,
@@ -380,7 +384,8 @@ class _FileReader:
     def group(self, name: str, kind: NodeKind, model: SwitchFile | NodeFile) -> None:
         """Add a node, or NAME-1, NAME-2, ... if it has a `count`."""
         place = self.place(model.at_path)
-        spec = Node(name, kind, sysctls=self.sysctls(model.sysctls, place))
+        labels = tuple(model.labels.items())
+        spec = Node(name, kind, sysctls=self.sysctls(model.sysctls, place), labels=labels)
         parts = len(model.sysctls)
         names: tuple[str, ...] = (name,)
         forwarding: tuple[DraftForwarding, ...] = ()
@@ -392,6 +397,7 @@ class _FileReader:
             parts += len(spec.commands) + len(model.environment) + len(model.files) + len(model.binds)
             if model.count is not None:
                 names = tuple(f"{name}-{number}" for number in range(1, model.count + 1))
+                spec = replace(spec, groups=(name,))
         if not self.is_valid_name(name, names, place):
             return
         count = len(spec.services) * len(names)

@@ -18,6 +18,7 @@ from labctl.documents.schema import (
     Duration,
     ExactlyOne,
     Flag,
+    KeyPath,
     ListOf,
     MapOf,
     Of,
@@ -26,6 +27,7 @@ from labctl.documents.schema import (
     OrFalse,
     OrList,
     Placed,
+    Reading,
     Rule,
     Scalar,
     Schemas,
@@ -283,10 +285,26 @@ class BridgeFile(Shape):
     fdb = defaulted(MapOf(Placed(_NAME)), {}, "Static forwarding entries: the port's node, by MAC or by node.")
 
 
+class Labels:
+    """Labels of a node: a mapping, or a list of KEY and KEY=VALUE. A label without a value has the value ""."""
+
+    def read(self, value: object, at: Reading, path: KeyPath) -> dict[str, str]:
+        if isinstance(value, dict):
+            return _VALUES.read({key: "" if one is None else one for key, one in value.items()}, at, path)
+        words = ListOf(TEXT, or_one=True).read(value, at, path)
+        return {key: text for key, _, text in (word.partition("=") for word in words)}
+
+    def schema(self, into: Schemas) -> dict[str, Any]:
+        text = TEXT.schema(into)
+        values = {"type": "object", "additionalProperties": {"anyOf": [text, {"type": "null"}]}}
+        return {"anyOf": [{"type": "array", "items": text}, text, values]}
+
+
 class SwitchFile(BridgeFile):
     """A switch without members of its own."""
 
     sysctls = defaulted(_VALUES, {}, "Kernel settings below net., for example net.core.somaxconn.")
+    labels = defaulted(Labels(), {}, "Labels, by which commands and steps select nodes: {role: db}, or [edge].")
 
 
 class NodeFile(Shape):
@@ -394,6 +412,7 @@ class TopologyFile(Shape):
     networks = defaulted(MapOf(Of(NetworkFile, or_nothing=True)), {}, "Switches with their members, by name.")
     vlans = defaulted(MapOf(Of(VlanFile, short={int: "id"})), {}, "VLANs of the switches, by name.")
     links = defaulted(ListOf(_LINK), [], "Direct links between two nodes.")
+    groups = defaulted(MapOf(ListOf(_NAME, or_one=True)), {}, "Names for several nodes, in steps and commands.")
 
 
 def add_schema(into: Schemas) -> dict[str, Any]:
