@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from labctl.api.async_lab import AsyncHost, AsyncLab, AsyncLink, AsyncScenarioRun
     from labctl.api.async_program import AsyncProgram
+    from labctl.api.fault import AsyncFault, Fault
     from labctl.api.host import Host, Link
     from labctl.api.journal import Activity, ActivityKind
     from labctl.api.lab import Lab, Reachability, ScenarioFailed, ScenarioRun, enter_private_network
@@ -45,6 +46,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Activity",
     "ActivityKind",
+    "AsyncFault",
     "AsyncHost",
     "AsyncLab",
     "AsyncLink",
@@ -53,6 +55,7 @@ __all__ = [
     "Completed",
     "DeadlineExceeded",
     "DocumentError",
+    "Fault",
     "Host",
     "InputError",
     "KernelError",
@@ -83,6 +86,7 @@ __all__ = [
 _HOMES = {
     "api.async_lab": ("AsyncHost", "AsyncLab", "AsyncLink", "AsyncScenarioRun"),
     "api.async_program": ("AsyncProgram",),
+    "api.fault": ("AsyncFault", "Fault"),
     "api.host": ("Host", "Link"),
     "api.journal": ("Activity", "ActivityKind"),
     "api.lab": ("Lab", "Reachability", "ScenarioFailed", "ScenarioRun", "enter_private_network"),

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial, wraps
 from socket import SO_ERROR, SOCK_STREAM, SOL_SOCKET
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from labctl.api import sockets
 from labctl.api.async_program import AsyncProgram, Starting, deadline, started
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from socket import socket as PythonSocket
 
     from labctl.api.core import Core
+    from labctl.api.fault import AsyncFault, FaultKeywords
     from labctl.api.lab import Reachability, ScenarioRun
     from labctl.api.program import Program
     from labctl.api.topology import Topology
@@ -214,6 +215,16 @@ class AsyncLab:
     def links(self) -> tuple[AsyncLink, ...]:
         """All links, in file order."""
         return tuple(AsyncLink(link, self._worker) for link in self.sync.links)
+
+    def fault(self, *, for_s: float | None = None, name: str = "", **kind: Unpack[FaultKeywords]) -> AsyncFault:
+        """Return a fault for `async with`, as `Lab.fault`."""
+        from labctl.api.fault import AsyncFault
+
+        return AsyncFault(self.sync.fault(for_s=for_s, name=name, **kind), self._worker)
+
+    async def heal(self) -> int:
+        """Heal all faults of the lab, as `Lab.heal`."""
+        return await self._worker.call(self.sync.heal)
 
     def link(self, a: str, b: str) -> AsyncLink:
         """Return the link between two nodes, as `Lab.link`."""

@@ -38,6 +38,7 @@ class ActivityKind(StrEnum):
     NETNS = "netns"
     LINK = "link"
     PING = "ping"
+    FAULT = "fault"
     CALL = "call"  # a socket call of a scenario
     SCENARIO = "scenario"
 

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from socket import AF_INET, AF_INET6
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 from labctl.api.core import Core, not_found
 from labctl.api.host import Host, Link
@@ -24,8 +24,10 @@ from labctl.topology.model import NodeKind, links_between
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
+    from labctl.api.fault import Fault, FaultKeywords
     from labctl.api.program import Program
     from labctl.api.topology import Topology
+    from labctl.lab.description import FaultInfo
     from labctl.observe.ping import PingPair
     from labctl.scenario.model import Scenario
     from labctl.timeline.events import Timeline
@@ -357,6 +359,29 @@ class Lab:
             several = ", ".join(str(link) for link in found)
             raise ValueError(f"lab {self.name}: several links between {a} and {b}: {several}; name an interface")
         return Link(self._core, found[0])
+
+    def fault(self, *, for_s: float | None = None, name: str = "", **kind: Unpack[FaultKeywords]) -> Fault:
+        """Return a fault, a context manager: `with lab.fault(partition=[["a", "b"], ["c"]]): ...`.
+
+        The keyword is a kind of fault, with a value as in scenario files: partition, isolate, blackhole, down, flap,
+        mtu, remove_address, remove_route, pause, kill (a `Program`, or "NODE/NAME"), dns. It is healed at the end of
+        the `with`, after `for_s` seconds, and at last with this object. ValueError for a wrong kind, value or node.
+        """
+        from labctl.api.fault import Fault
+
+        self._core.check_open("inject faults")
+        return Fault(self._core, kind, for_s, name)
+
+    def heal(self) -> int:
+        """Heal all faults of the lab, also those of other clients; return how many were in force. LabError."""
+        self._core.check_open("heal its faults")
+        return self._core.engine.heal()
+
+    @property
+    def faults(self) -> tuple[FaultInfo, ...]:
+        """The faults that are in force, in the order in which they began: with `text`, `kind`, `nodes`, `name`."""
+        self._core.check_open("list its faults")
+        return self._core.engine.describe().faults
 
     def ping(self, *, family: int | None = None, timeout_s: float = 1.0, every_pair: bool = False) -> Reachability:
         """Return which hosts reach which, in both families or in `family` (4, 6, AF_INET, AF_INET6); true if all do.

@@ -42,8 +42,29 @@ ROOMS: dict[str, set[str]] = {
 
 # What `from labctl import ...` gives.
 PUBLIC = {
-    *("Activity", "ActivityKind", "AsyncHost", "AsyncLab", "AsyncLink", "AsyncProgram", "AsyncScenarioRun"),
-    *("Completed", "Host", "Lab", "Link", "Program", "Reachability", "ScenarioRun", "Socket", "State", "Topology"),
+    *(
+        "Activity",
+        "ActivityKind",
+        "AsyncFault",
+        "AsyncHost",
+        "AsyncLab",
+        "AsyncLink",
+        "AsyncProgram",
+        "AsyncScenarioRun",
+    ),
+    *(
+        "Completed",
+        "Fault",
+        "Host",
+        "Lab",
+        "Link",
+        "Program",
+        "Reachability",
+        "ScenarioRun",
+        "Socket",
+        "State",
+        "Topology",
+    ),
     *("Transport", "enter_private_network"),
     *(
         "DeadlineExceeded",
