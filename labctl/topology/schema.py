@@ -311,6 +311,7 @@ class NodeFile(Shape):
     """The common keys of hosts and routers."""
 
     sysctls = defaulted(_VALUES, {}, "Kernel settings below net., for example net.core.somaxconn.")
+    labels = defaulted(Labels(), {}, "Labels, by which commands and steps select nodes: {role: db}, or [edge].")
     count = optional(Whole(1, COUNT_MAX), "Number of nodes, which are called NAME-1, NAME-2, ...")
     environment = defaulted(_VALUES, {}, "Environment variables of its programs.")
     offload = defaulted(Flag(), True, "The same for all its links, as `offload` of a link.")
