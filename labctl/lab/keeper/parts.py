@@ -6,6 +6,7 @@ import errno
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from labctl.errors import KernelError, LabImpossible, MachineError
 from labctl.kernel import bridge, link_state, netlink, nftables, route_messages
 from labctl.lab.keeper.netlink_queue import refusal
 from labctl.plan.operations import (
@@ -68,12 +69,10 @@ class _Offload(PartKind[DisableOffload]):
             raise refusal(operation, error.errno or 0, "") from error
 
 
-_WITHOUT_NAT = (
-    "It requires nf_tables, nf_conntrack and nf_nat. Try: sudo modprobe -a nft_nat nft_masq nft_ct nft_reject_inet"
-)
+_LACKS_A_FEATURE = (errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 
 
-class _Table(PartKind[MakeTable]):
+class Tables(PartKind[MakeTable]):
     """Tables of nftables. A translation that changes loses its connections, whose packets would keep their old way."""
 
     def make(self, at: Execution, part: MakeTable, operation: Operation) -> None:
@@ -97,7 +96,16 @@ class _Table(PartKind[MakeTable]):
             with at.entered(part.node), netlink.open_socket(nftables.NETLINK_NETFILTER) as sock:
                 nftables.transact(sock, requests)
         except OSError as error:
-            raise refusal(operation, error.errno or 0, "", hint=_WITHOUT_NAT) from error
+            raise self.refused(part, operation, error.errno or 0) from error
+
+    def refused(self, part: MakeTable, operation: Operation, number: int) -> KernelError | MachineError:
+        """Return the error: LabImpossible, with what brings the feature, where the kernel lacks one."""
+        if number not in _LACKS_A_FEATURE:
+            return refusal(operation, number, "")
+        from labctl.kernel.probes import remedy
+
+        feature = "nat" if any(chain.type == "nat" for chain in part.chains) else "conntrack"
+        return LabImpossible(str(refusal(operation, number, f"the kernel lacks {feature}", hint=remedy(feature))))
 
     def _forget_connections(self, at: Execution, part: MakeTable, operation: Operation) -> None:
         if not any(chain.type == "nat" for chain in part.chains):
@@ -236,7 +244,7 @@ ROUTES = _Route()
 PART_KINDS: Mapping[type[Part], PartKind[Any]] = MappingProxyType(
     {
         DisableOffload: _Offload(),
-        MakeTable: _Table(),
+        MakeTable: Tables(),
         SetBridgeOption: _BridgeOption(),
         SetPortOption: _PortOption(),
         AddVlan: _Vlan(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import socket
 import struct
@@ -9,12 +10,13 @@ from array import array
 
 import pytest
 
-from labctl.errors import KernelError
+from labctl.errors import KernelError, LabImpossible
 from labctl.kernel.link_state import SIOCETHTOOL
-from labctl.lab.keeper.parts import PART_KINDS, PartKind
+from labctl.lab.keeper.parts import PART_KINDS, PartKind, Tables
 from labctl.lab.keeper.reconcile import network_changed
 from labctl.plan.diff import Difference
-from labctl.plan.operations import DisableOffload, Part, RemovePart, SetMtu
+from labctl.plan.operations import DisableOffload, MakeTable, Part, RemovePart, SetMtu
+from labctl.plan.packet_tables import Chain
 from tests.integration import networks
 from tests.integration.inside import NetworkLab, inside
 
@@ -51,3 +53,15 @@ def test_a_failed_change_undoes_parts() -> None:
 def test_every_part_has_a_kind() -> None:
     assert set(PART_KINDS) == set(Part.__subclasses__())
     assert all(isinstance(kind, PartKind) for kind in PART_KINDS.values())
+
+
+def test_a_kernel_without_connection_tracking_is_an_error_that_names_the_feature() -> None:
+    kind = PART_KINDS[MakeTable]
+    assert isinstance(kind, Tables)
+    chains = {"nat": Chain("c", "nat", "prerouting", 0, ()), "conntrack": Chain("c", "filter", "input", 0, ())}
+    for feature, chain in chains.items():
+        table = MakeTable("gw", "", "t", "nat full-cone", (), (chain,))
+        error = kind.refused(table, table, errno.ENOENT)
+        assert isinstance(error, LabImpossible)
+        assert f"the kernel lacks {feature}" in str(error)
+        assert isinstance(kind.refused(table, table, errno.EPERM), KernelError)
