@@ -222,16 +222,19 @@ def as_topology_file(found: Inspection) -> str:
 def as_table(found: Inspection, look: Look) -> list[str]:
     """Return painted lines: nodes, links, routes, rules, files, processes, and the differences from the file."""
     from labctl.observe.impairments import FoundImpairment
-    from labctl.observe.inspect import extra_rules, routes_of
+    from labctl.observe.inspect import extra_rules, port_settings, routes_of
     from labctl.printable import printable
 
     interfaces: list[list[Cell | str]] = []
     routes: list[list[Cell | str]] = []
     rules: list[list[Cell | str]] = []
+    ports: list[list[Cell | str]] = []
     for node in found.plan.nodes:
         state = found.found[node.name]
         interfaces += _interface_rows(f"{node.kind.value} {node.name}", state)
-        if node.kind.value != "switch":
+        if node.kind.value == "switch":
+            ports += [[node.name, *row] for row in port_settings(state)]
+        else:
             routes += [[node.name, *row] for row in routes_of(state)]
         rules += [[node.name, rule] for rule in extra_rules(state)]
     links: list[list[Cell | str]] = []
@@ -252,6 +255,7 @@ def as_table(found: Inspection, look: Look) -> list[str]:
         (("LINK", "STATE", "IMPAIRMENT")[: 2 + is_impaired], [row[: 2 + is_impaired] for row in links]),
         (("ROUTES OF", "TO", "VIA", "INTERFACE"), routes),
         (("RULES OF", "RULE"), rules),
+        (("PORTS OF", "PORT", "STATE", "SETTINGS"), ports),
         (("FILES OF", "PATH", "KIND", "SOURCE"), files),
         (("NODE", "PROCESS", "PID", "STATE", "COMMAND"), programs),
     ):

@@ -480,6 +480,23 @@ def routes_of(state: NodeState) -> Iterator[tuple[str, str, str]]:
             yield from _hops(route)
 
 
+def port_settings(state: NodeState) -> Iterator[tuple[str, str, str]]:
+    """Yield (interface, state of the port or "", settings) of bridges and ports that differ from new ones."""
+    if state.bridges is None:
+        return
+    has_stp = any(options.get("stp_state") for options in state.bridges.options.values())
+    for link in state.links:
+        if link.name not in state.bridges.options:
+            continue
+        found = _bridge(link.name, state.bridges)
+        port_state = found["port_state"] or ""
+        words = [f"{key} {value}" for key, value in found["options"].items() if key != "stp_state"]
+        words += [f"vlan {each['id']} {'tagged' if each['tagged'] else 'untagged'}" for each in found["vlans"]]
+        words += [f"fdb {each['mac']}" for each in found["forwarding"]]
+        if words or has_stp:
+            yield link.name, port_state, ", ".join(words)
+
+
 def extra_rules(state: NodeState) -> list[str]:
     """Return the policy rules that a new namespace does not have."""
     return [rule.text for rule in state.rules if rule not in kernel_routes.STANDARD_RULES]

@@ -27,6 +27,7 @@ from labctl.plan.operations import (
     Part,
     Plan,
     RemoveAddress,
+    RemoveBridge,
     RemoveLink,
     RemoveNode,
     RemovePart,
@@ -259,6 +260,8 @@ class _Comparison:
                     yield RemoveNode(node, kind)
                 case MakeLink(a, b) if not self.stays(a.node, a.ifname):
                     yield RemoveLink(a, b)
+                case MakeBridge(node, ifname, mtu) if self.keeps_kind(node) and not self.stays(node, ifname):
+                    yield RemoveBridge(node, ifname, mtu)
                 case SetSysctl(node, key):
                     ifname = before.interface_of(node, key)
                     if self.stays(node, ifname):
@@ -293,9 +296,12 @@ class _Comparison:
         before, after = self.before, self.after
         for operation in after.plan.operations:
             match operation:
-                case MakeNode(node) | MakeBridge(node):
-                    if not self.stays(node):
-                        yield operation
+                case MakeNode(node) if not self.stays(node):
+                    yield operation
+                case MakeBridge(node, ifname) if not self.stays(node, ifname):
+                    yield operation
+                case MakeNode() | MakeBridge():
+                    pass
                 case MakeLink(a):
                     if not self.stays(a.node, a.ifname):
                         yield operation

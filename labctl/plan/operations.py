@@ -119,6 +119,15 @@ class RemoveNode(Step, frozen=True):
     kind: NodeKind
 
 
+class RemoveBridge(Step, frozen=True):
+    """Remove a bridge of a switch that stays, after its links; the fields suffice to make it again."""
+
+    TEXT = "remove bridge {0.node}:{0.ifname}"
+    node: str
+    ifname: str
+    mtu: int
+
+
 class RemoveLink(Step, frozen=True):
     """Remove a veth pair; the fields suffice to make it again."""
 
@@ -378,7 +387,17 @@ class SetImpairment(Step, frozen=True):
 Making = (
     MakeNode | MakeBridge | MakeLink | SetSysctl | AddAddress | SetImpairment | AnyPart | SetUp | SetDown | AddRoute
 )
-Changing = RemoveNode | RemoveLink | RemoveAddress | RemoveRoute | RemovePart | ReplacePart | SetMtu | ResetSysctl
+Changing = (
+    RemoveNode
+    | RemoveBridge
+    | RemoveLink
+    | RemoveAddress
+    | RemoveRoute
+    | RemovePart
+    | ReplacePart
+    | SetMtu
+    | ResetSysctl
+)
 Operation = Making | Changing
 
 
@@ -471,7 +490,7 @@ def changes_from_json(value: Any) -> tuple[Operation, ...]:
     """Read operations for a running lab, without those that need `Reconcile`: nodes and links. InputError."""
     operations = operations_from_json(value)
     for one in operations:
-        if isinstance(one, MakeNode | RemoveNode | MakeLink | RemoveLink | MakeBridge):
+        if isinstance(one, MakeNode | RemoveNode | MakeLink | RemoveLink | MakeBridge | RemoveBridge):
             raise InputError(f"plan: cannot {one}: only labctl up with another plan can.")
     return operations
 

@@ -28,6 +28,7 @@ from labctl.plan.operations import (
     Part,
     Plan,
     RemoveAddress,
+    RemoveBridge,
     RemoveLink,
     RemoveNode,
     RemovePart,
@@ -186,6 +187,8 @@ def _commands(operation: Operation, number: int) -> list[str]:
             return [_route("add", node, destination, gateway, ifname)]
         case RemoveNode(node):
             return [f"ip netns delete {shlex.quote(node)}"]
+        case RemoveBridge(node, ifname):
+            return [f"ip -n {shlex.quote(node)} link delete dev {shlex.quote(ifname)}"]
         case RemoveLink(a):
             return [f"ip -n {shlex.quote(a.node)} link delete dev {shlex.quote(a.ifname)}"]
         case RemoveAddress(node, ifname, address):

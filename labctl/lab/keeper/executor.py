@@ -40,6 +40,7 @@ from labctl.plan.operations import (
     Operation,
     Part,
     RemoveAddress,
+    RemoveBridge,
     RemoveLink,
     RemoveNode,
     RemovePart,
@@ -160,6 +161,13 @@ class Execution:
                 index = self._new_interface(operation, operation).index
                 self._enqueue(operation.node, rtnl.new_bridge(operation.ifname, index, operation.mtu), operation)
                 self._bridges_queued.add(operation.node)
+                self.undo.append(RemoveBridge(operation.node, operation.ifname, operation.mtu))
+            case RemoveBridge(node, ifname, mtu):
+                index = self._interface(operation, operation).index
+                self._commit(node)  # its ports go first
+                self._enqueue(node, rtnl.remove_link(index), operation, (errno.ENODEV,))
+                self.forget_interface(node, ifname)
+                self.undo.append(MakeBridge(node, ifname, mtu))
             case AddAddress():
                 interface = self._interface(operation, operation)
                 self._add_address(interface, operation, self._assign(interface, operation))
