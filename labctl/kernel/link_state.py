@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import select
 import socket
 import struct
 from array import array
@@ -145,15 +146,32 @@ _ARP = struct.Struct("!HHBBH6s4s6s4s")  # RFC 826
 _IPV6 = struct.Struct("!IHBB16s16s")  # RFC 8200
 _ADVERTISEMENT = struct.Struct("!BBHI16sBB6s")  # RFC 4861, section 4.4, with the target's link-layer address
 _OVERRIDE = 0x2000_0000
+_ANNOUNCE_ATTEMPTS, _ANNOUNCE_PAUSE_MS = 20, 5
 
 
 def announce(sock: socket.socket, ifname: str, mac: bytes, addresses: Iterable[IPv4Address | IPv6Address]) -> None:
-    """Announce each address once on the interface; `sock` (AF_PACKET, SOCK_RAW) is borrowed. OSError."""
+    """Announce each address once on the interface; `sock` (AF_PACKET, SOCK_RAW) is borrowed. OSError.
+
+    On a large network many announcements fill the queue of a processor (net.core.netdev_max_backlog), and the kernel
+    refuses one. It is repeated for 0.1 s, and then left out: a neighbour that misses it asks a second later.
+    """
     for address in addresses:
         if isinstance(address, IPv4Address):
-            sock.sendto(arp_announcement(mac, address), (ifname, ETH_P_ARP))
+            _send(sock, arp_announcement(mac, address), (ifname, ETH_P_ARP))
         else:
-            sock.sendto(advertisement(mac, address), (ifname, ETH_P_IPV6))
+            _send(sock, advertisement(mac, address), (ifname, ETH_P_IPV6))
+
+
+def _send(sock: socket.socket, frame: bytes, to: tuple[str, int]) -> None:
+    for _ in range(_ANNOUNCE_ATTEMPTS):
+        try:
+            sock.sendto(frame, to)
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            select.poll().poll(_ANNOUNCE_PAUSE_MS)
+        else:
+            return
 
 
 def arp_announcement(mac: bytes, address: IPv4Address) -> bytes:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import subprocess
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import cast
 
 import pytest
 
@@ -118,3 +120,29 @@ def test_the_tables_limit_is_that_of_its_sysctl(version: int) -> None:
     assert table.setting == f"net.ipv{version}.neigh.default.gc_thresh3"
     assert table.limit > 0
     assert table.entries >= 0
+
+
+class FullQueue:
+    """A packet socket whose first sends the kernel refuses, as when a processor's queue is full."""
+
+    def __init__(self, refusals: int, number: int = errno.ENOBUFS) -> None:
+        self.refusals, self.number = refusals, number
+        self.sent: list[tuple[str, int]] = []
+
+    def sendto(self, frame: bytes, to: tuple[str, int]) -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise OSError(self.number, os.strerror(self.number))
+        self.sent.append(to)
+
+
+@pytest.mark.parametrize(("refusals", "sent"), [(0, 2), (3, 2), (1000, 0)])
+def test_announcements_are_repeated_while_the_queue_is_full_and_then_left_out(refusals: int, sent: int) -> None:
+    queue = FullQueue(refusals)
+    announce(cast("socket.socket", queue), "eth0", bytes(6), [IPv4Address("192.0.2.1"), IPv6Address("2001:db8::1")])
+    assert len(queue.sent) == sent
+
+
+def test_an_announcement_on_an_interface_that_is_down_is_an_error() -> None:
+    with pytest.raises(OSError, match="Network is down"):
+        announce(cast("socket.socket", FullQueue(1, errno.ENETDOWN)), "eth0", bytes(6), [IPv4Address("192.0.2.1")])
