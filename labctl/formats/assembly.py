@@ -70,7 +70,7 @@ class _Assembly:
         self.data: dict[str, Value] = {"name": sketch.name}
         self.comments: dict[Path, str] = {}
         self.given: dict[tuple[int, int], list[Interface]] = {}  # (id of a port, family) to its addresses
-        self.without: set[tuple[int, int]] = set()  # cables without a prefix of the family
+        self.chosen: dict[tuple[int, int], Network] = {}  # (id of a cable, family) to the prefix of its domain
         self.families: list[int] = []
 
     def assembled(self) -> Assembled:
@@ -160,12 +160,10 @@ class _Assembly:
             taken: dict[Network, int] = {}  # to the number of the domain
             seen: set[IPv4Address | IPv6Address] = set()
             for number, domain in enumerate(domains):
-                if prefix := self.prefix_of(domain, family, taken):
-                    domain.prefix = prefix
-                    taken[prefix] = number
-                else:
-                    domain.prefix = None
-                    self.without.update((id(cable), family) for cable in domain.cables)
+                domain.prefix = self.prefix_of(domain, family, taken)
+                if domain.prefix is not None:
+                    taken[domain.prefix] = number
+                    self.chosen |= dict.fromkeys(((id(cable), family) for cable in domain.cables), domain.prefix)
             if taken:
                 self.families.append(family)
             for number, domain in enumerate(domains):
@@ -203,10 +201,12 @@ class _Assembly:
         wanted = [parsed.network for cable in domain.cables if (parsed := _parsed(cable.prefix(family), family))]
         firsts = [_parsed(port.addresses(family)[0], family) for port in domain.ports if port.addresses(family)]
         votes = Counter(one.network for one in firsts if one and one.network.prefixlen < one.max_prefixlen)
-        needed = len(domain.ports) if self.sketch.addressing is Addressing.AUTOMATIC else 0
+        needed = 0
+        if self.sketch.addressing is Addressing.AUTOMATIC:  # ports without an address get one
+            needed = sum(max(1, len(port.addresses(family))) for port in domain.ports)
         for candidate in dict.fromkeys([*wanted, *(network for network, _ in votes.most_common())]):
             unusable = 2 if candidate.prefixlen < candidate.max_prefixlen - 1 else 0
-            if candidate.num_addresses - unusable < needed:
+            if candidate.num_addresses - unusable < needed or not _is_unicast(candidate.network_address):
                 continue
             if not any(candidate.overlaps(other) for other in taken):
                 return candidate
@@ -355,10 +355,10 @@ class _Assembly:
         made: dict[str, Value] = {}
         ports = [port for port in cable.ports if self.devices[port.device].role is not Role.SWITCH]
         for family, key in _KEYS.items():
-            networks = [own[0].network for port in ports if (own := self.given.get((id(port), family)))]
-            if networks or (written := _parsed(cable.prefix(family), family)):
-                made[key] = str(networks[0] if networks else written.network if written else "")
-            elif self.is_without(family) and (id(cable), family) in self.without and ports:
+            prefix = self.chosen.get((id(cable), family))
+            if prefix and (cable.prefix(family) or any((id(port), family) in self.given for port in ports)):
+                made[key] = str(prefix)
+            elif not prefix and ports and self.is_without(family):
                 made[key] = False
         return made
 
@@ -377,7 +377,7 @@ class _Assembly:
                 if found := self.given.get((id(port), family)):
                     texts = [str(one.ip) if cable.name and not number else str(one) for number, one in enumerate(found)]
                     made[key] = texts[0] if len(texts) == 1 else texts
-                elif self.is_without(family) and (id(cable), family) not in self.without:
+                elif self.is_without(family) and (id(cable), family) in self.chosen:
                     made[key] = False
         made |= port.impairment
         return port.device if made.keys() == {"node"} else made
@@ -413,8 +413,17 @@ def _parsed(written: str, family: int) -> Interface | None:
 def _is_usable(address: Interface) -> bool:
     """Return whether a member of a network can have the address (`topology.addressing` checks the same)."""
     ip, network = address.ip, address.network
-    if ip.is_multicast or ip.is_loopback or ip.is_unspecified or (ip.version == 6 and ip.is_link_local):
+    if not _is_unicast(ip) or not _is_unicast(network.network_address):
         return False
     if network.prefixlen >= network.max_prefixlen - 1:
         return True
     return ip != network.network_address and (ip.version == 6 or ip != network.broadcast_address)
+
+
+def _is_unicast(address: IPv4Address | IPv6Address) -> bool:
+    """Return whether it is an address of one host: not 0.0.0.0/8, loopback, link-local (IPv6), multicast or class E."""
+    if address.is_multicast or address.is_loopback or address.is_unspecified:
+        return False
+    if address.version == 6:
+        return not address.is_link_local
+    return 0 < int(address) >> 24 < 240

@@ -1,7 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+from hypothesis import given as generated
+from hypothesis import strategies as st
+
+from labctl import documents
 from labctl.formats.assembly import assemble, leave_out
 from labctl.formats.sketch import Addressing, Options, Part, Port, Role, Sketch
+from labctl.formats.yaml_writer import write
+from labctl.topology import resolve_inline
 
 
 def given(*devices: str) -> Sketch:
@@ -110,3 +118,42 @@ def test_parts_are_left_out_on_request() -> None:
     leave_out(sketch, frozenset({Part.DELAY, Part.COMMANDS}))
     assert sketch.cables[0].impairment == {"rate": "1mbit", "loss": "1%"}
     assert sketch.devices["a"].commands == []
+
+
+WRITTEN = """10.0.0.1/24 10.0.0.2/24 10.0.0.0/24 10.0.0.255/24 10.0.1.1/16 10.0.0.9/32 10.1.0.1/30 10.1.0.2/30
+10.1.0.0/31 10.1.0.1 224.0.0.1/24 127.0.0.1/8 0.0.0.0/0 255.255.255.255/32 x
+fd00::1/64 fd00::1/127 fd00::/64 fe80::1/64 fd00::2/128"""
+ADDRESSES = st.sampled_from(WRITTEN.split())
+NAMES = st.sampled_from(["", "eth0", "eth1", "x"])
+PORTS = st.tuples(st.sampled_from("abcdst"), st.lists(ADDRESSES, max_size=3), NAMES)
+PREFIXES = st.sampled_from(["", "10.0.0.0/24", "10.9.0.0/30"])
+CABLES = st.lists(st.tuples(st.lists(PORTS, min_size=2, max_size=4), PREFIXES), max_size=6)
+
+
+@generated(CABLES, st.sampled_from(Addressing), st.booleans())
+def test_every_sketch_becomes_a_topology_without_mistakes(
+    cables: list[tuple[list[tuple[str, list[str], str]], str]], addressing: Addressing, forwards: bool
+) -> None:
+    sketch = Sketch("x", "tool", addressing)
+    for name in "abcd":
+        sketch.device(name, Role.ROUTER if forwards else None)
+    for name in "st":
+        sketch.device(name, Role.SWITCH)
+    for ports, prefix in cables:
+        made = []
+        for name, addresses, ifname in ports:
+            used = {port.name for port in sketch.ports_of(sketch.devices[name])} | {port.name for port in made}
+            is_switch = sketch.devices[name].role is Role.SWITCH
+            port = Port(name, "" if ifname in used or is_switch else ifname)
+            if not is_switch:
+                port.ipv4 = [each for each in addresses if ":" not in each]
+                port.ipv6 = [each for each in addresses if ":" in each]
+            made.append(port)
+        if len(made) == 2 and made[0].device != made[1].device:
+            sketch.connect(*made).ipv4 = prefix
+        elif len(made) > 2 and not any(sketch.devices[port.device].role is Role.SWITCH for port in made):
+            sketch.network("n", made).ipv4 = prefix
+    found = assemble(sketch, Options())
+    document = documents.parse(write(found.data, [], found.comments), "x")
+    _, mistakes = resolve_inline(document, (), Path())
+    assert list(map(str, mistakes)) == []
