@@ -245,3 +245,27 @@ def test_a_wrong_command_line_ends_with_2_and_says_why(arguments: tuple[str, ...
     assert (ran.returncode, ran.stdout) == (2, "")
     assert ran.stderr.strip()
     assert "Traceback" not in ran.stderr
+
+
+def test_a_foreign_file_is_made_and_changed_like_its_translation(name: str, tmp_path: Path) -> None:
+    foreign, translated = tmp_path / "two.clab.yml", tmp_path / "two.yaml"
+    foreign.write_text(
+        "topology:\n  nodes:\n    a: {kind: linux, image: alpine, exec: [ip addr add 10.9.0.1/24 dev eth1]}\n"
+        "    b: {kind: linux, exec: [ip addr add 10.9.0.2/24 dev eth1]}\n  links: [{endpoints: ['a:eth1', 'b:eth1']}]\n"
+    )
+    made = labctl("up", str(foreign), "--name", name)
+    assert made.returncode == 0
+    assert made.stderr.count("left out: a (line 3): the image alpine") == 1
+    assert labctl("exec", "a", "--", "ping", "-c1", "-W5", "10.9.0.2").returncode == 0
+    assert labctl("import", str(foreign), "-o", str(translated)).returncode == 0
+    again = labctl("up", str(translated), "--name", name)
+    assert f"lab {name} is unchanged" in again.stdout
+    assert again.stderr == ""
+
+
+def test_a_foreign_file_given_as_a_scenario_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lab.conf").write_text("pc1[0]=A\npc2[0]=A\n")
+    answer = labctl("run", str(tmp_path))
+    assert answer.returncode == 2
+    assert "is a Kathara lab, not a scenario" in answer.stderr
+    assert "labctl import" in answer.stderr

@@ -140,7 +140,7 @@ def test_every_sketch_becomes_a_topology_without_mistakes(
     for name in "st":
         sketch.device(name, Role.SWITCH)
     for ports, prefix in cables:
-        made = []
+        made: list[Port] = []
         for name, addresses, ifname in ports:
             used = {port.name for port in sketch.ports_of(sketch.devices[name])} | {port.name for port in made}
             is_switch = sketch.devices[name].role is Role.SWITCH
