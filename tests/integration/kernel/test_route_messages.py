@@ -18,6 +18,8 @@ from labctl.structs import replace
 from tests.integration.inside import NetworkLab, inside
 from tests.unit.topology.drafts import resolved
 
+pytestmark = pytest.mark.stock_kernel
+
 NETWORK = (
     "routers: {r1: {loopback: 10.255.0.1}, r2: }",
     "networks: {lan: {ipv4: 10.0.1.0/24, ipv6: 'fd00:1::/64', members: [h, r1, r2]}, far: {members: [r1, r2, s]}}",
