@@ -145,12 +145,13 @@ _PROCESS = (
     Parameter("directory", "-w, --workdir DIR", "Working directory (default: the current one if the node has it)."),
     Parameter("user", "-u, --user USER", "Run as this user: a name or a number."),
 )
+_VALUES = Parameter("values", "--set NAME=VALUE...", "A parameter of the topology file: n=12. May be repeated.")
 _TOPOLOGY = (
     Parameter("topology", "[TOPOLOGY]", "A topology file, a shape (star:10), or a shipped name.", "topology_names"),
     Parameter(
         "topo", "--topo SHAPE", "A shape: pair, star:10, line:5, tree:2,3, mesh:6 or random:20,30.", "topology_names"
     ),
-    Parameter("values", "--set NAME=VALUE...", "A parameter of the topology file: n=12. May be repeated."),
+    _VALUES,
 )
 _SOURCE = Parameter(
     "source", "[SOURCE]", "A topology file, a shape, a shipped name, or a running lab.", "graph_sources"
@@ -386,6 +387,7 @@ COMMANDS = (
             ),
             Parameter("every_host", "--all", "Draw every host."),
             Parameter("ascii", "--ascii", "Use no box-drawing characters."),
+            _VALUES,
         ),
         "labctl graph office -o office.svg",
     ),
@@ -422,6 +424,7 @@ COMMANDS = (
             ),
             _SOURCE,
             Parameter("output", "-o, --output FILE", "Write to FILE.", kind=path),
+            _VALUES,
         ),
         "labctl export containerlab office -o office.clab.yml",
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from labctl.cli.graph import read as read_source
@@ -9,9 +10,9 @@ from labctl.cli.graph import rendered, write
 from labctl.drawing.diagram import Labels, diagram_of
 
 
-def export(format: str, source: str | None, output: Path | None) -> int:
+def export(format: str, source: str | None, output: Path | None, values: Sequence[str] = ()) -> int:
     """Run `labctl export`."""
-    topology, live = read_source(source)
+    topology, live = read_source(source, values)
     if format in ("mermaid", "dot", "svg"):
         write(rendered(diagram_of(topology, Labels.ADDRESSES, every_host=format == "dot", live=live), format), output)
         return 0

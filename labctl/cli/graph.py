@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,21 @@ FORMATS = {".svg": "svg", ".mmd": "mermaid", ".mermaid": "mermaid", ".dot": "dot
 _ADDRESSES_TO = 24  # links up to which addresses are shown
 
 
-def graph(source: str | None, format: str, output: Path | None, labels: str, every_host: bool, ascii: bool) -> int:
+def graph(
+    source: str | None,
+    format: str,
+    output: Path | None,
+    labels: str,
+    every_host: bool,
+    ascii: bool,
+    values: Sequence[str] = (),
+) -> int:
     """Run `labctl graph`."""
     if format == "auto":
         format = FORMATS.get(output.suffix, "") if output is not None else "text"
         if not format:
             raise InputError(f"{output}: the name has none of the endings {', '.join(FORMATS)}. Try: --format svg")
-    topology, live = read(source)
+    topology, live = read(source, values)
     diagram = diagram_of(topology, Labels.NAMES, every_host=every_host, live=live)
     chosen = labels if labels != "auto" else "addresses" if len(diagram.edges) <= _ADDRESSES_TO else "names"
     diagram = diagram_of(topology, Labels(chosen), every_host=every_host, live=live)
@@ -81,15 +90,17 @@ def _print(diagram: Diagram, *, ascii: bool) -> None:
     screen.write([look.paint(line.text, inks[line.state]) for line in lines])
 
 
-def read(source: str | None) -> tuple[Topology, Live]:
+def read(source: str | None, values: Sequence[str] = ()) -> tuple[Topology, Live]:
     """Return the topology of the file or shape, or that of the running lab of that name with its present state.
 
     Without a source it is the lab that other commands would choose. A running lab takes precedence over a shape or a
-    shipped name, and a file over both.
+    shipped name, and a file over both. `values` are parameters of a file.
     """
     if source is not None and (os.path.exists(source) or source not in state_dir.labs()):
         with waiting(f"reading {source}"):
-            return load_topology(source), NOT_LIVE
+            return load_topology(source, values), NOT_LIVE
+    if values:
+        raise InputError("labctl: --set is for topology files; a running lab has its values.")
     from labctl.plan.build import topology_of
 
     with attach(source) as lab:

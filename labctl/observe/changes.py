@@ -12,6 +12,7 @@ from labctl.errors import kernel_errors
 from labctl.kernel import notifications
 from labctl.kernel.file_changes import FileWatch
 from labctl.kernel.netlink import NETLINK_ROUTE
+from labctl.kernel.processes import raise_descriptor_limit, set_descriptor_limit
 from labctl.kernel.routes import KernelLink
 from labctl.lab.description import FaultInfo, ProcessInfo
 from labctl.observe.inspect import FALLBACK_DEVICES, DriftKind, NodeState, read_node
@@ -131,6 +132,7 @@ class NodeWatch:
         self._states: dict[str, NodeState] = {}
         with ExitStack() as stack:
             stack.callback(self._selector.close)
+            stack.callback(set_descriptor_limit, raise_descriptor_limit())  # a socket for each node
             for node in nodes:
                 with kernel_errors(f"node {node}", "watch its network"):
                     sock = stack.enter_context(lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE))
