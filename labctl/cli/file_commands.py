@@ -204,7 +204,7 @@ def _validated(path: Path, *, strict: bool) -> str:
     if kind in (Kind.TOPOLOGY, Kind.FOREIGN) and (strict or kind is Kind.TOPOLOGY):
         from labctl import topology
 
-        made = topology.load(path, routes=False)
+        made = topology.load(path, routes=False, programs=False)
         if made.imported is not None:
             files.show_report(made.imported)
         return f"topology, {_count(len(made.nodes), 'node')}, {_count(len(made.links), 'link')}"

@@ -272,7 +272,8 @@ def one_topology(command: str, argument: str | None, option: str | None) -> str:
 def load_topology(source: str, values: Sequence[str] = (), *, to_create: bool = False) -> Topology:
     """Load the topology that `find_topology` finds; `values` are its parameters (`n=12`). InputError.
 
-    A foreign file's report is printed. `to_create`: for a lab on this machine, whose kernel may lack netem.
+    A foreign file's report is printed. `to_create`: for a lab on this machine, whose kernel may lack netem; otherwise
+    nothing is run, not even a Mininet program.
     """
     from labctl import topology
 
@@ -287,7 +288,7 @@ def load_topology(source: str, values: Sequence[str] = (), *, to_create: bool = 
         except Mistake as error:
             raise InputError(f"--set: {error}; {error.hint}" if error.hint else f"--set: {error}") from error
     try:
-        loaded = topology.load(found, arguments=arguments)
+        loaded = topology.load(found, arguments=arguments, programs=to_create)
     except InputError as error:
         if isinstance(found, str):
             raise

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,11 @@ _TIME = re.compile(r"([0-9.]+)\s*(us|usec|ms|msec|s|sec)?", re.IGNORECASE)
 
 def read(path: Path, name: str, options: Options) -> Sketch:
     """Return the network of a Mininet program, which is run for that. InputError if it makes none."""
+    if not options.programs:
+        raise InputError(
+            f"{path}: a Mininet program must be run to be read, and this command runs nothing. "
+            f"Try: labctl import {shlex.quote(str(path))} -o {shlex.quote(path.stem)}.yaml"
+        )
     found = _run(path, options.choice)
     if not items(found.get("nodes")):
         raise InputError(f"{path}: the Mininet program makes no nodes.")

@@ -32,6 +32,7 @@ class Options(Struct, frozen=True):
     without: frozenset[Part] = frozenset()
     hosts: bool = False  # attach a host to each router of a graph
     choice: str = ""  # of several topologies in a file, with arguments: `mytopo,3`
+    programs: bool = True  # whether a program, which must be run to be read, may be run
 
 
 class Role(StrEnum):

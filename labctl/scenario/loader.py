@@ -129,7 +129,7 @@ def _topology(
 
     if override is not None:
         if isinstance(override, str | Path):
-            override = _feasible(topology.load(override, routes=routes), routes)
+            override = _feasible(topology.load(override, routes=routes, programs=routes), routes)
         return override, []
     if "topology" not in data:
         return None, []  # reported with the header
@@ -140,7 +140,7 @@ def _topology(
         problem = "a topology must be a shape (pair, star:3), a path relative to this file, or a mapping"
         return None, [document.diagnostic(("topology",), problem, in_schema=True)]
     try:
-        return _feasible(topology.load(wanted, base=directory, routes=routes), routes), []
+        return _feasible(topology.load(wanted, base=directory, routes=routes, programs=routes), routes), []
     except DocumentError as error:
         # Mistakes in the topology's file have a position there; one without a position is about the name given here.
         return None, [

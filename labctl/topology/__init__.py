@@ -34,13 +34,15 @@ def load(
     routes: bool = True,
     arguments: Mapping[str, object] = MappingProxyType({}),
     options: Options | None = None,
+    programs: bool = True,
 ) -> Topology:
     """Return the topology of a file or a shape (`pair`, `star:10`).
 
     A relative path starts at `base`, by default the working directory. Without `routes` the topology has no static
     routes: they take long to find in large topologies, and cannot be wrong. `arguments` are values of the file's
     parameters, by name: texts, numbers, flags, lists and mappings. A file of another tool is translated, with these
-    `options`; the topology's `imported` reports what differs from it.
+    `options`; the topology's `imported` reports what differs from it. Without `programs`, a file that must be run to be
+    read (of Mininet) is refused.
 
     Raises:
         DocumentError: the file has mistakes.
@@ -70,23 +72,23 @@ def load(
             document = None  # a foreign file without any key of labctl, or not even that
         if document is not None and not (isinstance(document.data, dict) and FOREIGN_KEYS & document.data.keys()):
             return _resolved(document, path.parent, routes, arguments)
-    if imported := _imported(path, routes, options):
+    if imported := _imported(path, routes, options, programs):
         if arguments:
             raise InputError(f"{path}: a file of another tool has no parameters")
         return imported
     return _resolved(document or read(path, named_in=base), path.parent, routes, arguments)
 
 
-def _imported(path: Path, routes: bool, options: Options | None) -> Topology | None:
+def _imported(path: Path, routes: bool, options: Options | None, programs: bool) -> Topology | None:
     """Return the topology of another tool's file; None if the file is none."""
     from pathlib import Path
 
     from labctl.documents import parse
-    from labctl.formats import translate
+    from labctl.formats import Options, translate
     from labctl.structs import replace
     from labctl.topology.model import Imported
 
-    translation = translate(path, options)
+    translation = translate(path, options or Options(programs=programs))
     if translation is None:
         return None
     topology = _resolved(parse(translation.text, translation.file), Path(translation.file).parent, routes)

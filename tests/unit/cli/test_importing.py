@@ -61,3 +61,12 @@ def test_plan_and_validate_read_foreign_files(capsys: pytest.CaptureFixture[str]
     assert printed.out.startswith("topology Arpanet196912: 4 routers, 4 links")
     assert "sites.clab.yml: topology, 7 nodes, 5 links" in printed.out
     assert "kathara: topology, 5 nodes, 4 links" in printed.out
+
+
+def test_plan_and_validate_run_no_program(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    scenario = tmp_path / "s.yaml"
+    scenario.write_text(f"topology: {DATA / 'mininet/office.py'}\nsteps: []\n")
+    with pytest.raises(InputError, match=r"this command runs nothing. Try: labctl import"):
+        plan(str(DATA / "mininet/office.py"), None, "text", None)
+    assert validate([str(DATA / "mininet/office.py"), str(scenario)]) == 2
+    assert capsys.readouterr().err.count("this command runs nothing") == 2
