@@ -75,6 +75,10 @@ class _Family(Struct):
         return f"owners{self.version}"
 
     @property
+    def taken(self) -> str:
+        return f"taken{self.version}"
+
+    @property
     def contacts(self) -> str:
         return f"contacts{self.version}"
 
@@ -119,6 +123,8 @@ class _Family(Struct):
         address = f"ipv{self.version}_addr"
         yield ElementSet(self.mapped, (address, "inet_proto", "inet_service"), ("inet_service",), self.timeout_s)
         yield ElementSet(self.owners, ("inet_proto", "inet_service"), (address, "inet_service"), self.timeout_s)
+        if self.asked.preset is not NatPreset.CGNAT:
+            yield ElementSet(self.taken, ("inet_proto", "inet_service"), (), self.timeout_s)
         if self.asked.preset is NatPreset.ADDRESS_RESTRICTED:
             yield ElementSet(self.contacts, ("inet_proto", "inet_service", address), (), self.timeout_s)
 
@@ -177,7 +183,7 @@ class _Family(Struct):
                 owner = Match((f"{self.ip} saddr",), (str(inside),))
                 yield Rule((*tests, _PORTS, owner), translate=Translate(kind, self.version, address, first, last))
         elif self.is_independent:
-            taken = Match(("meta l4proto", "th sport"), (f"@{self.owners}",))
+            taken = Match(("meta l4proto", "th sport"), (f"@{self.taken}",))
             yield Rule((*tests, _PORTS, taken), translate=Translate(kind, self.version, address, random=True))
         random = self.asked.preset is NatPreset.SYMMETRIC
         yield Rule(tuple(tests), translate=Translate(kind, self.version, address, random=random))
@@ -223,6 +229,8 @@ class _Family(Struct):
             Update(self.mapped, (inside[0], "meta l4proto", inside[1]), ("th sport",), self.timeout_s),
             Update(self.owners, port, inside, self.timeout_s),
         ]
+        if self.asked.preset is not NatPreset.CGNAT:  # Linux 6.1 cannot test for a key of a map
+            updates.append(Update(self.taken, port, (), self.timeout_s))
         if self.asked.preset is NatPreset.ADDRESS_RESTRICTED:
             updates.append(Update(self.contacts, (*port, f"{self.ip} daddr"), (), self.timeout_s))
         ways = [[Match(("oifname",), (self.asked.outside,)), self.is_version]]

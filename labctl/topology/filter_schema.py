@@ -50,6 +50,11 @@ class NatValue:
     def read(self, value: object, at: Reading, path: KeyPath) -> bool | NatFile:
         if isinstance(value, bool) or value in ("true", "false"):
             return self._flag.read(value, at, path)
+        preset = value.get("preset") if isinstance(value, dict) else value
+        if preset in ("nat64", "NAT64"):
+            where = (*path, "preset") if isinstance(value, dict) else path
+            hint = "run tayga (Debian package tayga) as a service of the router, or Jool"
+            raise at.wrong(where, "the kernel's nftables cannot translate between IPv6 and IPv4 (NAT64)", hint)
         return self._mapping.read(value, at, path)
 
     def schema(self, into: Schemas) -> Schema:

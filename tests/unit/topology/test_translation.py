@@ -72,6 +72,8 @@ def test_a_forwarded_port_has_a_short_and_a_long_form(written: str, expected: Po
         ('forward: ["80:lan"]', "there is no host `lan`"),
         ('forward: ["80-90:web:1-5"]', "`80-90:web:1-5` has 80-90 and 1-5, which are not as many ports"),
         ('forward: ["1-5000:web:2"]', "`1-5000:web:2` shifts more than 1000 ports"),
+        ("nat: nat64", "the kernel's nftables cannot translate between IPv6 and IPv4 (NAT64)"),
+        ("nat: {preset: nat64}", "the kernel's nftables cannot translate between IPv6 and IPv4 (NAT64)"),
         ("nat: {outside: nowhere}", "`nowhere` is none of its networks, neighbours or interfaces"),
         ("nat: {preset: full-cone, ports: 10}", "only `preset: cgnat` has port blocks"),
         ("nat: {preset: symmetric, hairpin: true}", NO_HAIRPIN),
