@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from functools import partial
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -15,6 +16,7 @@ from labctl.plan.build import build
 from labctl.plan.diff import Difference, difference
 from labctl.plan.operations import AddRoute, Plan, SetDown, SetUp
 from labctl.structs import replace
+from tests.integration.detached import becomes
 from tests.integration.inside import NetworkLab, inside
 from tests.unit.topology.drafts import resolved
 
@@ -118,9 +120,14 @@ def test_the_backup_takes_over_when_the_other_end_of_the_link_goes_down() -> Non
         )
     )
     with NetworkLab(*made.operations) as lab:
+
+        def uses(address: str, ifname: str) -> bool:
+            return [hop.ifname for route in routes_to(lab, "h", address) for hop in route.hops] == [ifname]
+
         for address in ("192.0.2.1", "2001:db8::1"):
-            assert [hop.ifname for route in routes_to(lab, "h", address) for hop in route.hops] == ["eth0"]
+            assert uses(address, "eth0")
             lab.apply(SetDown("r1", "eth0"))
-            assert [hop.ifname for route in routes_to(lab, "h", address) for hop in route.hops] == ["eth1"]
+            assert becomes(partial(uses, address, "eth1")), (address, routes_to(lab, "h", address))
             lab.apply(SetUp("r1", "eth0"))
+            assert becomes(partial(uses, address, "eth0")), (address, routes_to(lab, "h", address))
         assert drift(lab, made) == []
