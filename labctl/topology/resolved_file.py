@@ -58,6 +58,8 @@ class _Explicit:
                 written = self.data["networks"][path[1]]["members"][path[3]]
                 members.setdefault(str(path[1]), []).append(self.end(as_end(written), *ends[0]))
                 continue
+            if path[0] != "links":
+                continue  # made of another key, which stays as it is written
             whole = as_link(self.data["links"][path[1]])
             near, far = (self.end(as_end(each), *end) for each, end in zip(whole["ends"], ends, strict=True))
             if not self.impairments.keys().isdisjoint(ends):
