@@ -314,7 +314,8 @@ def _is_value(sent: bytes, found: bytes) -> bool:
 
 # -- what any rules of a namespace drop
 
-_FAMILIES = {1: "inet", 2: "ip", 7: "bridge", 10: "ip6"}  # NFPROTO_*: those whose chains have the hooks below
+_NETDEV = 5  # NFPROTO_NETDEV, whose hooks are ingress and egress
+_FAMILIES = {1: "inet", 2: "ip", _NETDEV: "netdev", 7: "bridge", 10: "ip6"}  # NFPROTO_*: those with the hooks below
 _HOOKS = ("prerouting", "input", "forward", "output", "postrouting")  # NF_INET_*, NF_BR_*
 _NF_DROP = 0
 
@@ -344,7 +345,8 @@ def dropping_rules(sock: socket.socket) -> tuple[DroppingRule, ...]:
         if 4 not in values:  # NFTA_CHAIN_HOOK
             continue
         number = int.from_bytes(attribute_values(values[4])[1], "big")  # NFTA_HOOK_HOOKNUM
-        hook = hooks[table, chain] = _HOOKS[number] if number < len(_HOOKS) else "ingress"
+        known = ("ingress", "egress") if payload[0] == _NETDEV else _HOOKS
+        hook = hooks[table, chain] = known[number] if number < len(known) else "ingress"
         if 5 in values and int.from_bytes(values[5], "big") == _NF_DROP:  # NFTA_CHAIN_POLICY
             found.append(DroppingRule(table, chain, hook, "policy drop", None))
     for _, payload in dump(sock, GET_RULE, GENERIC.pack(socket.AF_UNSPEC, 0, 0)):

@@ -29,8 +29,8 @@ _REASONS = {  # enum skb_drop_reason
     "QDISC_DROP": "the queue of the interface was full, or netem lost it",
 }
 _HOOKS = {  # that a packet passes on its way through a node, and of the target those of its answer, too
-    "source": ("output", "postrouting"), "router": ("prerouting", "forward", "postrouting"),
-               "target": ("prerouting", "input", "output", "postrouting")}  # fmt: skip
+    "source": ("output", "postrouting"), "router": ("ingress", "prerouting", "forward", "postrouting"),
+               "target": ("ingress", "prerouting", "input", "output", "postrouting")}  # fmt: skip
 
 
 def why_lost(ev: Evidence, packets: Sequence[Packet], since_ns: int, until_ns: int) -> list[str]:

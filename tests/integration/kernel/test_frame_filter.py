@@ -11,7 +11,7 @@ import pytest
 
 from labctl.kernel.frame_filter import FrameFilter, add, remove
 from labctl.kernel.netlink import open_socket
-from labctl.kernel.nftables import NETLINK_NETFILTER
+from labctl.kernel.nftables import NETLINK_NETFILTER, dropping_rules
 from tests import skips
 from tests.integration.inside import NetworkLab, inside
 from tests.integration.networks import pair
@@ -58,6 +58,14 @@ def test_a_thousand_senders_are_one_look_up() -> None:
     with NetworkLab(*pair()) as lab, lab.nodes.entered("server"), open_socket(NETLINK_NETFILTER) as sock:
         add(sock, "labctl-fault-1", FrameFilter(("eth0",), sources=sources))
         remove(sock, "labctl-fault-1")
+
+
+@inside
+def test_its_rules_are_among_those_that_explain_a_loss() -> None:
+    with open_socket(NETLINK_NETFILTER) as sock:
+        add(sock, "labctl-fault-1", FrameFilter(("lo",)))
+        (rule,) = dropping_rules(sock)
+    assert (rule.table, rule.hook, rule.verdict, rule.packets) == ("netdev labctl-fault-1", "ingress", "drop", 0)
 
 
 @inside
