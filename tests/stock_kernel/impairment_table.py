@@ -134,10 +134,10 @@ def measure() -> None:
         )
     for discipline, expected in (
         ("fifo", "200 ms, and losses"),
-        ("codel", "200 ms: one flow does not slow down"),
+        ("codel", "less than fifo, but that flow does not slow down"),
         ("red", "50 ms, a quarter of the queue"),
-        ("fq_codel", "less than 20 ms: flows take turns"),
-        ("cake", "less than 20 ms: flows take turns"),
+        ("fq_codel", "far less than fifo: flows take turns"),
+        ("cake", "far less than fifo: flows take turns"),
     ):
         words = f"rate=8mbit queue=200ms discipline={discipline}"
         with lab(words) as made:
@@ -193,7 +193,8 @@ def write_table() -> None:
     if not rows or shown.returncode:
         sys.exit(f"nothing was measured:\n{shown.stdout}{shown.stderr}")
     heads = [f"| {' | '.join(HEADERS)} |", "|---|---|---|"]
-    text = f"Measured on Debian's kernel {kernel}, emulated by QEMU without KVM.\n\n"
+    text = f"Measured on Debian's kernel {kernel}, emulated by QEMU without KVM on a busy machine, which makes "
+    text += "delays longer and rates lower.\n\n"
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     PAGE.write_text(before + BEGIN + text + "\n".join([*heads, *rows]) + "\n" + end + after)
