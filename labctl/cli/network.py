@@ -276,7 +276,7 @@ def as_table(found: Inspection, look: Look) -> list[str]:
 
 def _interface_rows(node: str, state: NodeState) -> list[list[Cell | str]]:
     """The node's name stands in its first row only."""
-    from labctl.observe.inspect import FALLBACK_DEVICES
+    from labctl.topology.devices import FALLBACK_DEVICES
 
     rows: list[list[Cell | str]] = []
     for each in state.links:

@@ -81,18 +81,23 @@ FEATURES = {
     "mptcp": Feature("scenarios with MPTCP", "", "MPTCP"),
     "sctp": Feature("scenarios with SCTP", "sctp", "IP_SCTP"),
     "core-sysctls": Feature("net.core sysctls on hosts", "", ""),
-    "dummy": Feature("ip link add type dummy", "dummy", "DUMMY", own=False),
-    "vlan": Feature("ip link add type vlan", "8021q", "VLAN_8021Q", own=False),
-    "bond": Feature("ip link add type bond", "bonding", "BONDING", own=False),
-    "macvlan": Feature("ip link add type macvlan", "macvlan", "MACVLAN", own=False),
-    "ipvlan": Feature("ip link add type ipvlan", "ipvlan", "IPVLAN", own=False),
-    "vxlan": Feature("ip link add type vxlan", "vxlan", "VXLAN", own=False),
-    "vrf": Feature("ip link add type vrf", "vrf", "NET_VRF", own=False),
-    "gre": Feature("ip link add type gre", "ip_gre", "NET_IPGRE", own=False),
-    "wireguard": Feature("ip link add type wireguard", "wireguard", "WIREGUARD", own=False),
+    "dummy": Feature("`interfaces` with dummy", "dummy", "DUMMY"),
+    "vlan": Feature("`interfaces` with vlan", "8021q", "VLAN_8021Q"),
+    "bond": Feature("`interfaces` with bond", "bonding", "BONDING"),
+    "macvlan": Feature("`interfaces` with macvlan", "macvlan", "MACVLAN"),
+    "ipvlan": Feature("`interfaces` with ipvlan", "ipvlan", "IPVLAN"),
+    "vxlan": Feature("`interfaces` with vxlan", "vxlan", "VXLAN"),
+    "vrf": Feature("`interfaces` with vrf", "vrf", "NET_VRF"),
+    "gre": Feature("`interfaces` with gre", "ip_gre", "NET_IPGRE"),
+    "ipip": Feature("`interfaces` with ipip", "ipip", "NET_IPIP"),
+    "sit": Feature("`interfaces` with sit", "sit", "IPV6_SIT"),
+    "ip6tnl": Feature("`interfaces` with ip6tnl", "ip6_tunnel", "IPV6_TUNNEL"),
+    "ip6gre": Feature("`interfaces` with ip6gre", "ip6_gre", "IPV6_GRE"),
+    "wireguard": Feature("`interfaces` with wireguard", "wireguard", "WIREGUARD"),
     "htb": Feature("tc qdisc add htb", "sch_htb", "NET_SCH_HTB", own=False),
     "fq_codel": Feature("tc qdisc add fq_codel", "sch_fq_codel", "NET_SCH_FQ_CODEL", own=False),
 }
+FEATURE_OF_KIND = {"gretap": "gre", "ip6gretap": "ip6gre"}  # of link, where the feature has another name
 # Attributes of the kinds of links that programs on hosts create (linux/if_link.h, linux/if_tunnel.h).
 _LINKS = {
     "dummy": b"",
@@ -103,10 +108,21 @@ _LINKS = {
     "vxlan": attribute(1, U32.pack(7)),
     "vrf": attribute(1, U32.pack(107)),
     "gre": attribute(6, bytes((127, 0, 0, 1))) + attribute(7, bytes((127, 0, 0, 2))),
+    "ipip": attribute(2, bytes((127, 0, 0, 1))) + attribute(3, bytes((127, 0, 0, 2))),
+    "sit": attribute(2, bytes((127, 0, 0, 1))) + attribute(3, bytes((127, 0, 0, 2))),
+    "ip6tnl": attribute(2, bytes(15) + b"\1") + attribute(3, bytes(15) + b"\2"),
+    "ip6gre": attribute(6, bytes(15) + b"\1") + attribute(7, bytes(15) + b"\2"),
     "wireguard": b"",
 }
 _STP_ATTEMPTS, _STP_PAUSE_MS = 25, 20
-_LOUD = {"gre": "ip_gre", "bond": "bonding"}  # loading it makes interfaces in all namespaces, the machine's too
+_LOUD = {
+    "gre": "ip_gre",
+    "ipip": "ipip",
+    "sit": "sit",
+    "ip6tnl": "ip6_tunnel",
+    "ip6gre": "ip6_gre",
+    "bond": "bonding",
+}  # loading it makes interfaces in all namespaces, the machine's too
 _TC_HTB_GLOB = struct.pack("=5I", 3, 10, 0, 0, 0)  # struct tc_htb_glob: version, rate2quantum, default class, ...
 
 

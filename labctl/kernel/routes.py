@@ -24,6 +24,7 @@ from ipaddress import (
 )
 
 from labctl.kernel import netlink
+from labctl.kernel.devices import reported
 from labctl.kernel.netlink import attribute_values, dump, u32
 from labctl.structs import Struct
 
@@ -69,7 +70,9 @@ class KernelLink(Struct, frozen=True):
     mtu: int  # bytes
     up: bool  # IFF_UP
     carrier: bool  # IFF_LOWER_UP: the other end is up, too
-    master: int = 0  # index of the bridge that it is a port of, 0 for none
+    master: int = 0  # index of the bridge, bond or VRF that it is a member of, 0 for none
+    kind: str = ""  # of ip-link(8): `vlan`; "" for `lo`
+    options: tuple[tuple[str, str | int], ...] = ()  # of the kinds in kernel/devices.py
 
 
 class KernelAddress(Struct, frozen=True):
@@ -89,6 +92,7 @@ def links(sock: socket.socket) -> tuple[KernelLink, ...]:
     for _, payload in dump(sock, netlink.RTM_GETLINK, netlink.IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
         _, _, index, flags, _ = netlink.IFINFO.unpack_from(payload)
         values = attribute_values(payload, netlink.IFINFO.size)
+        kind, options = reported(values)
         found.append(
             KernelLink(
                 name=values[netlink.IFLA_IFNAME].rstrip(b"\0").decode(),
@@ -98,6 +102,8 @@ def links(sock: socket.socket) -> tuple[KernelLink, ...]:
                 up=bool(flags & netlink.IFF_UP),
                 carrier=bool(flags & netlink.IFF_LOWER_UP),
                 master=u32(values, netlink.IFLA_MASTER),
+                kind=kind,
+                options=options,
             )
         )
     return tuple(found)

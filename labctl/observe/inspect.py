@@ -36,17 +36,20 @@ from labctl.plan.operations import (
     AddVlan,
     LinkEnd,
     MakeBridge,
+    MakeDevice,
     MakeLink,
     MakeNode,
     MakeTable,
     Plan,
     SetBridgeOption,
     SetImpairment,
+    SetMaster,
     SetPortOption,
     SetSysctl,
     SetUp,
 )
 from labctl.structs import Struct, field, replace, to_builtins
+from labctl.topology.devices import FALLBACK_DEVICES, JOINING, Vrf
 from labctl.topology.model import Impairment, NodeKind, StaticRoute
 from labctl.topology.switching import DEFAULTS, PORT_DEFAULTS
 
@@ -54,12 +57,6 @@ if TYPE_CHECKING:
     from labctl.observe.packet_tables import FoundTables
 
 # -- the state of a node
-
-# The kernel gives every namespace a fallback device of each kind of tunnel that it has loaded
-# (net.core.fb_tunnels_only_for_init_net in Documentation/admin-guide/sysctl/net.rst).
-FALLBACK_DEVICES = frozenset(
-    {"tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0"}
-)
 
 
 class NodeState(Struct, frozen=True):
@@ -156,6 +153,8 @@ class PlannedState(Struct):
 
     ends: dict[str, LinkEnd] = field(default_factory=dict)  # by interface
     bridges: list[str] = field(default_factory=list)
+    devices: dict[str, MakeDevice] = field(default_factory=dict)  # by interface
+    masters: dict[str, str] = field(default_factory=dict)  # by member
     up: set[str] = field(default_factory=set)
     addresses: list[AddAddress] = field(default_factory=list)
     routes: list[AddRoute] = field(default_factory=list)
@@ -181,6 +180,10 @@ def planned_nodes(plan: Plan) -> dict[str, PlannedState]:
             case MakeLink(a, b):
                 for end in (a, b):
                     nodes[end.node].ends[end.ifname] = end
+            case MakeDevice(node):
+                nodes[node].devices[operation.name] = operation
+            case SetMaster(node, ifname, master):
+                nodes[node].masters[ifname] = master
             case SetUp(node, ifname):
                 nodes[node].up.add(ifname)
             case AddAddress(node):
@@ -210,7 +213,7 @@ def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Dri
     links = {link.name: link for link in found.links}
     names = {link.index: link.name for link in found.links}
     unusable: set[str] = set()  # interfaces that were removed or set down
-    for ifname in (*planned.ends, *planned.bridges):
+    for ifname in (*planned.ends, *planned.bridges, *planned.devices):
         link = links.get(ifname)
         if link is None:
             unusable.add(ifname)
@@ -220,7 +223,7 @@ def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Dri
             unusable.add(ifname)
             yield Drift(name, ifname, DriftKind.CHANGED, "state", "up", "down")
         yield from _of_interface(name, link, names.get(link.master, "none"), planned, found)
-    known = {*planned.ends, *planned.bridges, *FALLBACK_DEVICES, "lo", OUTSIDE_INTERFACE}
+    known = {*planned.ends, *planned.bridges, *planned.devices, *FALLBACK_DEVICES, "lo", OUTSIDE_INTERFACE}
     for link in found.links:
         if link.name not in known:
             unusable.add(link.name)
@@ -255,8 +258,21 @@ def _of_interface(name: str, link: KernelLink, bridge: str, planned: PlannedStat
         impairment = actual_impairment.impairment  # one of its moments
     compared = [("impairment", str(impairment), str(actual_impairment))]
     if end := planned.ends.get(link.name):
-        ends = [("mtu", str(end.mtu), str(link.mtu)), ("mac", end.mac, link.mac)]
-        compared = [*ends, ("bridge", end.bridge or "none", bridge), *compared]
+        master = planned.masters.get(link.name, "")
+        joined = planned.devices.get(master)
+        macs = [] if joined is not None and isinstance(joined.spec, JOINING) else [("mac", end.mac, link.mac)]
+        ends = [("mtu", str(end.mtu), str(link.mtu)), *macs]  # members of a bond have its MAC
+        compared = [*ends, ("bridge", end.bridge or master or "none", bridge), *compared]
+    elif device := planned.devices.get(link.name):
+        of_device = [("mtu", str(device.mtu), str(link.mtu))] if device.mtu else []
+        of_device += [("mac", device.mac, link.mac)] if device.mac else []
+        of_device += [("kind", device.spec.kind, link.kind), ("master", planned.masters.get(link.name, "none"), bridge)]
+        actual_options = dict(link.options)
+        if link.kind == device.spec.kind:
+            of_device += [
+                (name, str(value), str(actual_options.get(name, "none"))) for name, value in device.spec.options
+            ]
+        compared = [*of_device, *compared]
     for what, wanted, actual in compared:
         if actual != wanted:
             yield Drift(name, link.name, DriftKind.CHANGED, what, wanted, actual)

@@ -16,18 +16,21 @@ from labctl.plan.operations import (
     AddStaticRoute,
     DisableOffload,
     LinkEnd,
+    MakeDevice,
     MakeLink,
     MakeNode,
     MakeTable,
     Operation,
     Plan,
     SetImpairment,
+    SetMaster,
     SetSysctl,
     SetUp,
     interface_of_sysctl,
 )
 from labctl.structs import replace
-from labctl.topology.addressing import link_local
+from labctl.topology.addressing import automatic_mac, link_local
+from labctl.topology.devices import Device, Vrf
 from labctl.topology.model import (
     IPV6_MTU_MIN,
     AddressOnLink,
@@ -130,6 +133,7 @@ def build(topology: Topology) -> Plan:
                 operations.append(DisableOffload(node.name, interface.name))
             if interface.port:
                 operations += port_operations(node, interface)
+    operations += _devices(topology.nodes)
     operations += _sysctls(topology, of_interfaces=True)
     for node in others:
         operations += _addresses(node)
@@ -181,13 +185,36 @@ def _end(endpoint: Endpoint, interface: Interface, of_ports: Mapping[tuple[str, 
     return LinkEnd(endpoint.node, endpoint.ifname, interface.mac, interface.mtu, bridge)
 
 
+def _devices(nodes: tuple[Node, ...]) -> list[Operation]:
+    """Return the operations that make the devices of all nodes, and then their members."""
+    devices: list[Operation] = []
+    masters: list[Operation] = []
+    for node in nodes:
+        for one in node.interfaces:
+            if one.device is None:
+                continue
+            spec, on = one.device.spec, one.device.on
+            devices.append(MakeDevice(node.name, on, one.name, spec, one.mac if spec.has_mac else "", one.mtu))
+            masters += [SetMaster(node.name, member, one.name) for member in one.device.members]
+    return devices + masters
+
+
+def _has_link_local(interface: Interface, members: set[str]) -> bool:
+    """Whether it has IPv6: not the members of bonds and bridges, and no VRF; not all tunnels."""
+    device = interface.device
+    carries_ipv6 = device is None or (6 in device.spec.carries and not isinstance(device.spec, Vrf))
+    return carries_ipv6 and interface.mtu >= IPV6_MTU_MIN and interface.name not in members
+
+
 def _addresses(node: Node) -> list[Operation]:
     """Return the addresses of every interface, its link-local address included."""
     operations: list[Operation] = []
     settings = dict(node.sysctls)
+    devices = [one.device for one in node.interfaces if one.device is not None]
+    members = {member for device in devices if device.joins for member in device.members}
     for interface in node.interfaces:
         off = any(settings.get(f"net.ipv6.conf.{of}.disable_ipv6") == "1" for of in ("all", "default", interface.name))
-        if interface.mtu >= IPV6_MTU_MIN and not off:
+        if _has_link_local(interface, members) and not off:
             operations.append(AddAddress(node.name, interface.name, link_local(interface.mac)))
         operations += [AddAddress(node.name, interface.name, address) for address in interface.addresses]
     return operations + [AddAddress(node.name, LOOPBACK, address) for address in node.loopback]
@@ -217,6 +244,8 @@ def topology_of(plan: Plan) -> Topology:
     without_offload: set[tuple[str, str]] = set()
     static_routes: dict[str, list[StaticRoute]] = {}
     rules: dict[str, list[PolicyRule]] = {}
+    devices: dict[str, list[MakeDevice]] = {}
+    members: dict[tuple[str, str], list[str]] = {}
     for operation in plan.operations:
         match operation:
             case MakeLink(a, b) if a.node != b.node:
@@ -235,6 +264,10 @@ def topology_of(plan: Plan) -> Topology:
                 static_routes.setdefault(node, []).append(route)
             case AddRule(node, _, rule):
                 rules.setdefault(node, []).append(rule)
+            case MakeDevice(node):
+                devices.setdefault(node, []).append(operation)
+            case SetMaster(node, ifname, master):
+                members.setdefault((node, master), []).append(ifname)
             case SetSysctl(node, key, value):
                 sysctls.setdefault(node, []).append((key, value))
             case _:
@@ -255,6 +288,17 @@ def topology_of(plan: Plan) -> Topology:
                     port=switching.of_port(end.node, end.ifname),
                 )
                 for end in ends.get(node.name, ())
+            )
+            + tuple(
+                Interface(
+                    one.name,
+                    one.mac or automatic_mac(one.node, one.name),
+                    one.mtu,
+                    tuple(addresses.get((one.node, one.name), ())),
+                    impairment=impairments.get((one.node, one.name)),
+                    device=Device(one.spec, one.ifname, tuple(members.get((one.node, one.name), ()))),
+                )
+                for one in devices.get(node.name, ())
             ),
             routes=tuple(routes.get(node.name, ())),
             loopback=tuple(addresses.get((node.name, LOOPBACK), ())),

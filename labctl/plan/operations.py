@@ -15,7 +15,9 @@ from labctl.errors import InputError
 from labctl.names import node_name_problem
 from labctl.plan.packet_tables import Chain, ElementSet
 from labctl.structs import MsgspecError, Struct, convert, json_decode, json_encode, to_builtins
+from labctl.topology.devices import DeviceSpec
 from labctl.topology.model import (
+    IPV6_MTU_MIN,
     MAIN_TABLE,
     Address,
     AddressOnLink,
@@ -332,8 +334,66 @@ class AddRule(Part, frozen=True):
         return (self.rule.version, str(self.rule))
 
 
+class MakeDevice(Part, frozen=True):
+    """Make a virtual interface `name`, down until `SetUp`; `ifname` is the interface that it is on, "" for none.
+
+    `mac` and `mtu` (bytes) are the kernel's choice if "" and 0.
+    """
+
+    TEXT = "make {0.spec.kind} {0.node}:{0.name}"
+    NOUN = "{0.node}:{0.name}"
+    name: str
+    spec: DeviceSpec
+    mac: str = ""
+    mtu: int = 0
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        return (type(self).__name__, self.node, self.name)
+
+    @property
+    def makes(self) -> str:
+        return self.name
+
+    def becomes(self, new: Part) -> bool:
+        if not isinstance(new, MakeDevice) or (new.ifname, new.mac) != (self.ifname, self.mac):
+            return False
+        # Linux removes IPv6 from an interface when its MTU falls below the minimum.
+        mtu_stays = self.mtu == new.mtu or min(self.mtu, new.mtu) >= IPV6_MTU_MIN
+        return mtu_stays and self.spec.changes_in_place(new.spec)
+
+    def text(self) -> str:
+        on = f" on {self.ifname}" if self.ifname else ""
+        return f"{self.node}:{self.name}, {self.spec.text()}{on}" + (f", mtu {self.mtu}" if self.mtu else "")
+
+    def __str__(self) -> str:
+        on = f" on {self.ifname}" if self.ifname else ""
+        return f"make {self.spec.text()} {self.node}:{self.name}{on}"
+
+
+class SetMaster(Part, frozen=True):
+    """Make the interface a member of the bond, bridge or VRF `master` on its node."""
+
+    TEXT = "make {0.node}:{0.ifname} a member of {0.master}"
+    NOUN = "{0.node}:{0.ifname} in {0.master}"
+    master: str
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (self.master,)
+
+
 AnyPart = (
-    DisableOffload | MakeTable | SetBridgeOption | SetPortOption | AddVlan | AddForwarding | AddStaticRoute | AddRule
+    DisableOffload
+    | MakeTable
+    | SetBridgeOption
+    | SetPortOption
+    | AddVlan
+    | AddForwarding
+    | AddStaticRoute
+    | AddRule
+    | MakeDevice
+    | SetMaster
 )
 
 

@@ -21,6 +21,7 @@ from labctl.plan.operations import (
     DisableOffload,
     LinkEnd,
     MakeBridge,
+    MakeDevice,
     MakeLink,
     MakeNode,
     MakeTable,
@@ -38,6 +39,7 @@ from labctl.plan.operations import (
     SetBridgeOption,
     SetDown,
     SetImpairment,
+    SetMaster,
     SetMtu,
     SetPortOption,
     SetSysctl,
@@ -264,6 +266,13 @@ def part_commands(part: AnyPart, *, remove: bool = False) -> list[str]:
             verb = "delete" if remove else "add"
             on = f"{_ip(rule.version, node)} rule {verb}"
             return [f"{on} priority {rule.priority} {_quoted(rule.selector)} {rule.what}"]
+        case MakeDevice():
+            from labctl.plan.device_commands import device_commands
+
+            return device_commands(part, remove=remove)
+        case SetMaster(node, ifname, master):
+            to = "nomaster" if remove else f"master {shlex.quote(master)}"
+            return [f"ip -n {shlex.quote(node)} link set dev {shlex.quote(ifname)} {to}"]
 
 
 def _route(verb: str, node: str, destination: Prefix, gateway: Address, ifname: str) -> str:

@@ -7,10 +7,11 @@ expanded; networks are switches with links. Segments are the sets of interfaces 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import Enum, auto
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
 from itertools import combinations, pairwise
+from typing import Protocol
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from labctl.documents import Diagnostic, Document, KeyPath
 from labctl.documents.diagnostics import Hint, suggest
 from labctl.errors import InputError
 from labctl.structs import Struct, field
+from labctl.topology.devices import DeviceSpec, Vlan
 from labctl.topology.model import Address, AddressOnLink, Impairment, Node, NodeKind, Prefix
 from labctl.topology.switching import DEFAULT_VLAN, NO_PORT, Port
 
@@ -164,6 +166,32 @@ class DraftLink(Struct, frozen=True, gc=False):
         return self.ipv4 if family is Family.IPV4 else self.ipv6
 
 
+class DraftDevice(Struct, frozen=True, gc=False):
+    """A device; `end` has its node, name and addresses. The addresses in its spec may be names of nodes."""
+
+    end: DraftEnd
+    spec: DeviceSpec
+    on: str = ""  # the interface that it is on
+    members: tuple[str, ...] = ()
+    mtu: int = 0  # bytes; 0: derived
+    tunnel: int = -1  # the number of the tunnel that it is an end of
+    ipv4: WantedPrefix = Choice.AUTOMATIC  # of that tunnel
+    ipv6: WantedPrefix = Choice.AUTOMATIC
+
+    @property
+    def vlan(self) -> int:
+        """Its VLAN id, 0 for another kind."""
+        return self.spec.id if isinstance(self.spec, Vlan) else 0
+
+    @property
+    def place(self) -> Place | None:
+        return self.end.place
+
+    def prefix(self, family: Family) -> WantedPrefix:
+        """Return the prefix of its tunnel."""
+        return self.ipv4 if family is Family.IPV4 else self.ipv6
+
+
 POOLS: Mapping[Family, Prefix] = {Family.IPV4: IPv4Network("10.0.0.0/8"), Family.IPV6: IPv6Network("fd00::/16")}
 
 
@@ -179,6 +207,7 @@ class Draft(Struct, frozen=True):
     place: Place | None = None
     vlans: tuple[DraftVlan, ...] = ()
     anycast: bool = False  # several nodes may have the same loopback address
+    devices: tuple[DraftDevice, ...] = ()
     file: str = ""  # the data of the file and of those that it includes, as JSON (labctl.topology.file_data)
 
 
@@ -226,12 +255,26 @@ def number_in(prefix: Prefix, address: Address) -> int:
     return int(address) - int(prefix.network_address)
 
 
-class StationEnd(Struct, frozen=True, gc=False):
-    """The end of a link on a host or router, which may have addresses."""
+DEVICE = 2
 
-    link: int  # index into the draft's links
-    side: int  # 0: a, 1: b
+
+class Named(Protocol):
+    """A name for an interface."""
+
+    @property
+    def ifname(self) -> str: ...
+
+
+class StationEnd(Struct, frozen=True, gc=False):
+    """The end of a link on a host or router, which may have addresses, or a device there."""
+
+    link: int  # index into the draft's links, or devices
+    side: int  # 0: a, 1: b, DEVICE
     draft: DraftEnd
+
+    def ifname(self, labels: Sequence[Sequence[Named]]) -> str:
+        """Return its name; `labels` are those of both ends of each link."""
+        return self.draft.interface if self.side == DEVICE else labels[self.link][self.side].ifname
 
 
 class Segment(Struct):
@@ -246,6 +289,8 @@ class Segment(Struct):
     vlans: list[DraftVlan] = field(default_factory=list)
     links: list[DraftLink] = field(default_factory=list)
     ends: list[StationEnd] = field(default_factory=list)
+    devices: list[DraftDevice] = field(default_factory=list)  # if it consists of devices alone
+    is_routed: bool = True  # automatic routes use it
 
     @property
     def name(self) -> str:
@@ -260,13 +305,13 @@ class Segment(Struct):
     @property
     def of_group(self) -> bool:
         """Whether it is a direct link, and there may be more such links when a `count` grows."""
-        return not self.switches and self.links[0].of_group
+        return not self.switches and any(link.of_group for link in self.links[:1])
 
     @property
-    def parts(self) -> list[DraftNode | DraftVlan | DraftLink]:
-        """What may set its prefix: switches, for the VLAN of ports without any; VLANs; links."""
+    def parts(self) -> list[DraftNode | DraftVlan | DraftLink | DraftDevice]:
+        """What may set its prefix: switches, for the VLAN of ports without any; VLANs; links; devices."""
         own = (switch for switch, number in zip(self.switches, self.numbers, strict=True) if number <= DEFAULT_VLAN)
-        return [*own, *self.vlans, *self.links]
+        return [*own, *self.vlans, *self.links, *self.devices]
 
     @property
     def place(self) -> Place | None:
@@ -278,6 +323,8 @@ class Segment(Struct):
             return f"the VLAN {self.name}"
         if self.switches:
             return f"the network {self.name}"
+        if self.devices:
+            return f"the network of {' and '.join(f'{one.end.node}:{one.end.interface}' for one in self.devices[:2])}"
         return f"the link {self.links[0].a.node} - {self.links[0].b.node}"
 
     def prefixes(self, family: Family) -> list[tuple[WantedPrefix, Place | None]]:
@@ -329,8 +376,11 @@ class Domains:
         return link.a.node in self.switches and link.b.node in self.switches
 
 
-def segments(draft: Draft) -> list[Segment]:
-    """Return the segments in file order: networks, VLANs and switches, then direct links."""
+def segments(draft: Draft, tagged: Iterable[tuple[int, DraftEnd, StationEnd]] = ()) -> list[Segment]:
+    """Return the segments in file order: networks, VLANs and switches, then direct links.
+
+    `tagged` are VLAN devices at ports of switches: the VLAN, the port, and the device.
+    """
     domains = Domains(draft)
     groups = _Groups(domains.all)
     for link in draft.links:
@@ -362,6 +412,11 @@ def segments(draft: Draft) -> list[Segment]:
         for side, end in enumerate(link.ends):
             if end.node not in domains.switches:
                 segment.ends.append(StationEnd(index, side, end))
+    known = frozenset(domains.all)
+    for vlan_id, end_of_switch, device in tagged:
+        of_device = domains.at(end_of_switch, vlan_id)
+        if of_device in known:
+            by_root[groups.first(of_device)].ends.append(device)
     of_switches = (each for each in by_root.values() if not each.numbers[0] or each.ends)
     return [*of_switches, *direct]
 

@@ -23,6 +23,7 @@ from ipaddress import (
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from labctl.structs import Struct
+from labctl.topology.devices import Device
 from labctl.topology.netem import Impairment as Impairment
 from labctl.topology.packet_rules import Firewall, Translation
 from labctl.topology.switching import NO_PORT, NO_SWITCHING, Port, Switching
@@ -216,7 +217,10 @@ class NodeKind(StrEnum):
 
 
 class Interface(Struct, frozen=True, gc=False):
-    """One end of a link, on its node. A switch's interfaces are the ports of its bridge and have no addresses."""
+    """One end of a link, on its node, or a device. A switch's interfaces are the ports of its bridge, without addresses.
+
+    The MAC of a device without one (a tunnel) is that of its link-local address.
+    """
 
     name: str  # at most 15 bytes (IFNAMSIZ, linux/if.h)
     mac: str  # aa:bb:cc:dd:ee:ff, locally administered unless the file says otherwise
@@ -226,6 +230,7 @@ class Interface(Struct, frozen=True, gc=False):
     impairment: Impairment | None = None  # of packets that it sends
     offload: bool = True  # large packets are cut, and checksums computed, by the device: on a veth link, never
     port: Port = NO_PORT  # of a switch's interface
+    device: Device | None = None  # None: an end of a link
 
 
 class Route(Struct, frozen=True, gc=False):

@@ -23,6 +23,7 @@ from labctl.topology.draft import (
     POOLS,
     Choice,
     Draft,
+    DraftDevice,
     DraftEnd,
     DraftForwarding,
     DraftLink,
@@ -61,6 +62,7 @@ from labctl.topology.schema import (
     Routes,
     SwitchFile,
     TopologyFile,
+    TunnelFile,
     VlanFile,
 )
 from labctl.topology.switching import Port
@@ -168,6 +170,8 @@ class _Gathered(Struct):
     nodes: dict[str, DraftNode] = field(default_factory=dict)  # by name_key
     groups: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by name_key; a single node is a group of one
     links: list[DraftLink] = field(default_factory=list)
+    devices: list[DraftDevice] = field(default_factory=list)
+    tunnels: int = 0
     files: list[tuple[TopologyFile, Document]] = field(default_factory=list)
     vlans: dict[str, DraftVlan] = field(default_factory=dict)
     services: int = 0
@@ -190,7 +194,7 @@ def draft_of(
         return None, mistakes.diagnostics
     origin = Path(document.file).resolve()
     _include(gathered, main, document, base, base, (origin,), {(origin, _NO_ARGUMENTS)})
-    readers = [_FileReader(gathered, model, own) for model, own in gathered.files]
+    readers = [FileReader(gathered, model, own) for model, own in gathered.files]
     for reader in readers:
         reader.read_nodes()
     for reader in readers:
@@ -214,6 +218,7 @@ def draft_of(
         Place(document, main.at_path),
         tuple(gathered.vlans.values()),
         main.anycast,
+        tuple(gathered.devices),
         file="" if mistakes.diagnostics else _data_of(gathered, main.name or name),
     )
     return draft, mistakes.diagnostics
@@ -336,7 +341,7 @@ def _pool(main: TopologyFile, family: Family, document: Document, mistakes: Mist
     return prefix
 
 
-class _FileReader:
+class FileReader:
     """Reads one file: its nodes, then, when the nodes of all files are known, its links."""
 
     def __init__(self, gathered: _Gathered, model: TopologyFile, document: Document) -> None:
@@ -376,7 +381,7 @@ class _FileReader:
             else:
                 self.gathered.vlans[name] = DraftVlan(name, vlan.id, *self.prefixes(vlan), place)
 
-    def prefixes(self, model: LinkFile | NetworkFile | VlanFile) -> tuple[WantedPrefix, WantedPrefix]:
+    def prefixes(self, model: LinkFile | NetworkFile | VlanFile | TunnelFile) -> tuple[WantedPrefix, WantedPrefix]:
         place = self.place(model.at_path)
         ipv4 = parse_prefix(model.ipv4, Family.IPV4, place.at("ipv4"), self.mistakes)
         return ipv4, parse_prefix(model.ipv6, Family.IPV6, place.at("ipv6"), self.mistakes)
@@ -525,6 +530,15 @@ class _FileReader:
             self.members(name, network)
         for link in self.model.links:
             self.link(link)
+        if self.model.tunnels or self.has_interfaces:
+            from labctl.topology.parse_devices import read_devices
+
+            read_devices(self)
+
+    @property
+    def has_interfaces(self) -> bool:
+        """Whether a host or router of the file has devices."""
+        return any(node.interfaces for nodes in (self.model.hosts, self.model.routers) for node in nodes.values())
 
     def members(self, name: str, network: NetworkFile) -> None:
         switch = self.gathered.nodes.get(name_key(name))
@@ -629,7 +643,7 @@ class _FileReader:
         return values
 
     def impairment(
-        self, end: EndFile, place: Place, common: Mapping[str, Value], link: Place | None
+        self, end: ImpairedFile, place: Place, common: Mapping[str, Value], link: Place | None
     ) -> Impairment | None:
         """Return the link's values for both directions (`common`), replaced by those of the end."""
         own = expanded(self.impairment_values(end, place))
@@ -670,7 +684,7 @@ class _FileReader:
             if ifname and name_key(name) in self.gathered.groups:
                 hint = f"write {{node: {name}, interface: {_short(ifname)}}}"
             self.mistakes.add(place.at("node"), f"there is no node `{_short(end.node)}`", hint)
-        mac = parse_mac(end.mac, place.at("mac"), self.mistakes) if end.mac is not None else ""
+        mac = self.mac(end.mac, place.at("mac"))
         (ipv4, more4), (ipv6, more6) = (
             self.addresses(value, family, place.at(family.key))
             for value, family in ((end.ipv4, Family.IPV4), (end.ipv6, Family.IPV6))
@@ -705,6 +719,10 @@ class _FileReader:
         return first, tuple(
             (one, place.at(at)) for at, one in enumerate(others, start=1) if not isinstance(one, Choice)
         )
+
+    def mac(self, written: str | None, place: Place) -> str:
+        """Return the MAC at that place; "" for an automatic one."""
+        return parse_mac(written, place, self.mistakes) if written is not None else ""
 
     @cached_property
     def known_names(self) -> list[str]:

@@ -8,6 +8,8 @@ from labctl.documents import Diagnostic, in_file_order
 from labctl.structs import replace
 from labctl.topology.address_variables import with_addresses
 from labctl.topology.addressing import Addressing, Label, assign_addresses, label_ends
+from labctl.topology.device_ends import find_device_ends, interfaces_of_devices, tagged_ends, with_devices
+from labctl.topology.devices import Vrf
 from labctl.topology.draft import (
     NO_LOOPBACKS,
     Draft,
@@ -26,10 +28,12 @@ from labctl.topology.model import (
     Impairment,
     Interface,
     Link,
+    NextHop,
     Node,
     NodeKind,
     Prefix,
     Route,
+    StaticRoute,
     Topology,
 )
 from labctl.topology.routing import Port, Routes, Station, find_routes
@@ -65,12 +69,13 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
     Without `routes` it has no static routes: they take long to find in large topologies, and cannot be wrong.
     """
     mistakes = Mistakes()
-    parts = segments(draft)
+    labels = label_ends(draft, mistakes)
+    device_ends = find_device_ends(draft, labels, mistakes)
+    parts = with_devices(segments(draft, tagged_ends(device_ends)), device_ends)
     check_ports(draft, mistakes)
     check_loops(draft, mistakes)
     off = {("net.ipv6.conf.all.disable_ipv6", "1"), ("net.ipv6.conf.default.disable_ipv6", "1")}
     without_ipv6 = frozenset(node.name for node in draft.nodes if off.intersection(node.spec.sysctls))
-    labels = label_ends(draft, mistakes)
     outsides: dict[str, int] = {}
     realm_of: list[int] = []
     if any(node.spec.translation is not None or node.spec.firewall is not None for node in draft.nodes):
@@ -116,16 +121,23 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
             if key in segment_of:
                 ports[end.node].append(Port(label.ifname, segment_of[key], addresses))
         links.append(Link(Endpoint(link.a.node, pair[0].ifname), Endpoint(link.b.node, pair[1].ifname)))
+    for at, key, interface in interfaces_of_devices(device_ends, addressing, network_of, mistakes):
+        interfaces[at].append(interface)
+        if key in segment_of and parts[segment_of[key]].is_routed:
+            ports[at].append(Port(interface.name, segment_of[key], interface.addresses))
+    in_vrf = {at: device.end.interface for at, device in device_ends.members.items() if isinstance(device.spec, Vrf)}
 
     prefixes = addressing.prefixes
     if addressing.networks or loopbacks.of_nodes:
         prefixes = _with_more_prefixes(parts, addressing, loopbacks, ports, labels)
+    tunnels = {index for index, part in enumerate(parts) if not part.is_routed}
+    prefixes = {key: prefix for key, prefix in prefixes.items() if key[0] not in tunnels} if tunnels else prefixes
     loopback_ports = loopbacks.ports(len(parts) + len(addressing.networks))
     stations = [
         Station(
             node.name,
             node.kind is NodeKind.ROUTER,
-            tuple(ports[node.name]),
+            tuple(port for port in ports[node.name] if (node.name, port.ifname) not in in_vrf),
             node.spec.nat,
             loopback_ports.get(node.name, ()),
             *_hides(node.spec, outsides.get(node.name), parts, labels),
@@ -133,6 +145,8 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
         for node in draft.nodes
         if node.kind is not NodeKind.SWITCH
     ]
+    for (node, vrf), own in _by_vrf(ports, in_vrf).items():
+        stations.append(Station(f"{node} {vrf}", True, own))
     automatic = sum(node.spec.automatic_routes for node in draft.nodes if node.kind is NodeKind.ROUTER)
     found = Routes(((),) * len(stations), 0)
     if automatic * len(prefixes) > ROUTES_LIMIT:
@@ -147,8 +161,7 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
     if has_routing:
         from labctl.topology.static_routes import WrittenRoutes
 
-        names = [tuple(label.ifname for label in pair) for pair in labels]
-        reader = WrittenRoutes(draft, parts, addressing, interfaces, names, loopbacks.of_nodes, mistakes)
+        reader = WrittenRoutes(draft, parts, addressing, interfaces, labels, loopbacks.of_nodes, mistakes)
         written = {node.name: reader.of(node) for node in draft.nodes if node.routing is not None}
     nodes = tuple(
         _node(node, interfaces[node.name], of_stations.get(node.name, ()) if node.spec.automatic_routes else (), far)
@@ -156,6 +169,11 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
     )
     if has_routing:
         nodes = tuple(_with_written(node, written.get(node.name), loopbacks) for node in nodes)
+    if in_vrf:
+        tables = {
+            at: device.spec.table for at, (_, device) in device_ends.devices.items() if isinstance(device.spec, Vrf)
+        }
+        nodes = tuple(_with_vrf_routes(node, tables, of_stations) for node in nodes)
     if outsides:
         from labctl.topology.translation import with_outside
 
@@ -187,7 +205,7 @@ def _with_more_prefixes(
         for end in parts[index].ends:
             inside = tuple(one for one in addressing.of((end.link, end.side)) if one.network == prefix)
             if inside:
-                ports[end.draft.node].append(Port(labels[end.link][end.side].ifname, number, inside))
+                ports[end.draft.node].append(Port(end.ifname(labels), number, inside))
     for number, address in enumerate(loopbacks.places, start=len(parts) + len(addressing.networks)):
         prefixes[number, Family(address.version)] = address.network
     return prefixes
@@ -200,7 +218,7 @@ def _hides(
     if outside is None or outside < 0 or node.translation is None or node.translation.preset is None:
         return "", ()
     ends = (end for end in parts[outside].ends if end.draft.node == node.name)
-    ifname = next(labels[end.link][end.side].ifname for end in ends)
+    ifname = next(end.ifname(labels) for end in ends)
     return ifname, (4, 6) if node.translation.ipv6 else (4,)
 
 
@@ -223,6 +241,27 @@ def _with_written(node: Node, written: Written | None, loopbacks: Loopbacks) -> 
         rules=tuple(written.rules),
         sysctls=sysctls,
     )
+
+
+def _with_vrf_routes(node: Node, tables: dict[tuple[str, str], int], of_stations: dict[str, tuple[Route, ...]]) -> Node:
+    """Return the node with the routes of its VRFs, each in the table of the VRF."""
+    found = tuple(
+        StaticRoute(one.destination, (NextHop(one.ifname, one.gateway),), table=table)
+        for (name, vrf), table in tables.items()
+        if name == node.name and node.automatic_routes
+        for one in of_stations.get(f"{name} {vrf}", ())
+    )
+    return replace(node, static_routes=(*node.static_routes, *found)) if found else node
+
+
+def _by_vrf(
+    ports: dict[str, list[Port]], in_vrf: dict[tuple[str, str], str]
+) -> dict[tuple[str, str], tuple[Port, ...]]:
+    """Return the ports of each VRF (node, name), which forwards between them alone."""
+    found: dict[tuple[str, str], list[Port]] = {}
+    for (node, ifname), vrf in in_vrf.items():
+        found.setdefault((node, vrf), []).extend(port for port in ports[node] if port.ifname == ifname)
+    return {at: tuple(own) for at, own in found.items()}
 
 
 def check_mtus(draft: Draft, parts: list[Segment], with_ipv6: set[int], mistakes: Mistakes) -> None:

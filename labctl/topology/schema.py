@@ -40,6 +40,15 @@ from labctl.documents.schema import (
     required,
 )
 from labctl.topology.filter_schema import FIREWALL, FORWARD, NatValue
+from labctl.topology.devices import (
+    BondMode,
+    HashPolicy,
+    IpvlanMode,
+    LacpRate,
+    MacvlanMode,
+    TunnelKind,
+    VlanProtocol,
+)
 from labctl.topology.impairment_schema import BetweenFile, ImpairmentValue, ProfiledFile
 from labctl.topology.model import Restart, Transport
 from labctl.topology.routing_schema import GATEWAYS, LOOPBACKS, NO_ROUTES, ROUTE, RULE
@@ -300,6 +309,117 @@ class Labels:
         return {"anyOf": [{"type": "array", "items": text}, text, values]}
 
 
+class LinkOverKind(StrEnum):
+    """The kinds of `tunnels`: those of TunnelKind, WireGuard and VXLAN."""
+
+    GRE = "gre"
+    GRETAP = "gretap"
+    IP6GRE = "ip6gre"
+    IP6GRETAP = "ip6gretap"
+    IPIP = "ipip"
+    SIT = "sit"
+    IP6TNL = "ip6tnl"
+    WIREGUARD = "wireguard"
+    VXLAN = "vxlan"
+
+
+class TunnelEndFile(Shape):
+    """The end of a tunnel on its node."""
+
+    remote = optional(STRICT_TEXT, "Address of the other end, or the name of a node.")
+    local = optional(STRICT_TEXT, "Address of this end; default: one that reaches the other.")
+    key = optional(Whole(0, 2**32 - 1), "Key of a GRE tunnel.")
+    ttl = optional(Whole(0, 255), "TTL of the tunnel's packets; 0 for that of the packet inside. Default: 64.")
+
+
+class PeerFile(Shape):
+    """A WireGuard peer: a node, or a public key."""
+
+    node = optional(_NAME, "The node, or NODE:INTERFACE.")
+    public_key = optional(STRICT_TEXT, "Public key of a peer that is no node.")
+    preshared_key = optional(STRICT_TEXT, "Preshared key.")
+    endpoint = optional(STRICT_TEXT, "Address of the peer, 10.0.1.5 or 10.0.1.5:51820; false for none.")
+    allowed_ips = optional(
+        ListOf(STRICT_TEXT, or_one=True), "Prefixes; default: its addresses, all with only one peer."
+    )
+    keepalive = optional(Duration(), "Interval of keepalive packets.")
+
+    RULES = (ExactlyOne("node", "public_key"),)
+
+
+class WireguardFile(Shape):
+    """Keys and peers of a WireGuard interface."""
+
+    peers = defaulted(ListOf(Of(PeerFile, short={str: "node"})), [], "The peers.")
+    port = optional(Whole(1, PORT_MAX), "UDP port; default: 51820.")
+    private_key = optional(STRICT_TEXT, "Private key; default: the lab generates one, and keeps it.")
+
+
+_TUNNEL = Of(TunnelEndFile, short={str: "remote"})
+
+
+class DeviceFile(ProfiledFile):
+    """A virtual interface of a node: one of the keys from `vlan` to `dummy` is its kind."""
+
+    vlan = optional(Whole(1, 4094), "VLAN with this id, on the interface `on`.")
+    bond = optional(OneOf(BondMode), "Bond of `members`, in this mode.")
+    macvlan = optional(OneOf(MacvlanMode), "MACVLAN in this mode, on the interface `on`.")
+    ipvlan = optional(OneOf(IpvlanMode), "IPVLAN in this mode, on the interface `on`.")
+    vrf = optional(Whole(1, 2**32 - 1), "VRF of `members`, with this routing table.")
+    vxlan = optional(Whole(0, 2**24 - 1), "VXLAN with this identifier (VNI).")
+    gre = optional(_TUNNEL, "GRE tunnel for packets, to the node or address `remote`.")
+    gretap = optional(_TUNNEL, "GRE tunnel for Ethernet frames.")
+    ip6gre = optional(_TUNNEL, "GRE tunnel over IPv6.")
+    ip6gretap = optional(_TUNNEL, "GRE tunnel over IPv6 for Ethernet frames.")
+    ipip = optional(_TUNNEL, "IPv4 in IPv4.")
+    sit = optional(_TUNNEL, "IPv6 in IPv4.")
+    ip6tnl = optional(_TUNNEL, "IPv6 or IPv4 in IPv6.")
+    wireguard = optional(
+        Of(WireguardFile, short={list: "peers"}, or_nothing=True), "WireGuard, with a list of peers, or more keys."
+    )
+    bridge = optional(Flag(), "Bridge of `members`.")
+    dummy = optional(Flag(), "Interface that drops what it sends, for addresses.")
+    on = optional(STRICT_TEXT, "The interface that it is on; default for eth0.10: eth0.")
+    members = defaulted(ListOf(STRICT_TEXT, or_one=True), [], "Interfaces of a bond, VRF or bridge.")
+    mtu = optional(_MTU, "Largest packet in bytes; default: what its interface or tunnel leaves room for.")
+    mac = optional(STRICT_TEXT, "MAC address: 02:00:00:00:00:01.")
+    ipv4 = optional(_IPV4, "IPv4 address, 10.0.1.5 or 10.0.1.5/24; false for none.")
+    ipv6 = optional(_IPV6, "IPv6 address, fd00:1::5 or fd00:1::5/64; false for none.")
+    protocol = optional(OneOf(VlanProtocol), "Tag of a VLAN; default: 802.1q.")
+    lacp_rate = optional(OneOf(LacpRate), "Of a bond with 802.3ad; default: fast.")
+    hash = optional(OneOf(HashPolicy), "What a bond spreads packets by; default: layer2.")
+    miimon = optional(Duration(), "How often a bond looks at its members' links; default: 100ms.")
+    remotes = defaulted(
+        ListOf(STRICT_TEXT, or_one=True), [], "Nodes or addresses that a VXLAN floods unknown frames to."
+    )
+    group = optional(STRICT_TEXT, "Multicast group that a VXLAN floods to, through the interface `on`.")
+    local = optional(STRICT_TEXT, "Address of a VXLAN's own packets.")
+    port = optional(Whole(1, PORT_MAX), "UDP port of a VXLAN; default: 4789.")
+    learning = optional(Flag(), "Whether a VXLAN learns addresses from packets; default: true.")
+    stp = optional(Flag(), "Whether a bridge runs the spanning tree protocol.")
+
+    RULES = (
+        ExactlyOne(
+            *("vlan", "bond", "macvlan", "ipvlan", "vrf", "vxlan", *(kind.value for kind in TunnelKind)),
+            *("wireguard", "bridge", "dummy"),
+        ),
+    )
+
+
+class TunnelFile(Shape):
+    """A tunnel between two nodes, with an interface on each."""
+
+    ends = required(ListOf(_END, 2, 2), "The two nodes.")
+    kind = required(OneOf(LinkOverKind), "Kind of tunnel, as of ip-link(8).")
+    ipv4 = optional(_IPV4_PREFIX, "IPv4 prefix of the tunnel; false for none.")
+    ipv6 = optional(_IPV6_PREFIX, "IPv6 prefix of the tunnel; false for none.")
+    mtu = optional(_MTU, "Largest packet in bytes; default: what the networks below leave room for.")
+    key = optional(Whole(0, 2**32 - 1), "Key of a GRE tunnel.")
+    id = optional(Whole(0, 2**24 - 1), "Identifier of a VXLAN; default: the number of the tunnel.")
+    ttl = optional(Whole(0, 255), "TTL of the tunnel's packets; 0 for that of the packet inside. Default: 64.")
+    port = optional(Whole(1, PORT_MAX), "UDP port of WireGuard and VXLAN.")
+
+
 class SwitchFile(BridgeFile):
     """A switch without members of its own."""
 
@@ -325,6 +445,7 @@ class NodeFile(Shape):
     binds = defaulted(ListOf(_BIND), [], "Files and directories of the machine to mount there: data:/srv[:rw].")
     private = defaulted(ListOf(Placed(_NAME)), [], "Private directories, empty at first: /var/lib/mysql.")
     dns = defaulted(ListOf(TEXT, or_one=True), [], "Its name servers: nodes or addresses.")
+    interfaces = defaulted(MapOf(Of(DeviceFile)), {}, "Virtual interfaces, by name.")
     services = defaulted(MapOf(Of(ServiceFile)), {}, "Programs that run as long as the lab does.")
     firewall = optional(FIREWALL, "Packets that it accepts: a preset such as stateful, or a mapping.")
     loopback = defaulted(LOOPBACKS, [], "Further addresses of `lo`: [10.255.0.1, fd00:ff::1].")
@@ -414,6 +535,7 @@ class TopologyFile(Shape):
     vlans = defaulted(MapOf(Of(VlanFile, short={int: "id"})), {}, "VLANs of the switches, by name.")
     links = defaulted(ListOf(_LINK), [], "Direct links between two nodes.")
     groups = defaulted(MapOf(ListOf(_NAME, or_one=True)), {}, "Names for several nodes, in steps and commands.")
+    tunnels = defaulted(ListOf(Of(TunnelFile)), [], "Tunnels between two nodes.")
 
 
 def add_schema(into: Schemas) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from labctl.documents.diagnostics import Hint, suggestion
 from labctl.documents.schema import PlacedText, Reading, Unusable
 from labctl.names import LOOPBACK, name_key
 from labctl.structs import Struct, field, replace
-from labctl.topology.draft import Draft, DraftNode, Family, Mistakes, Place, Segment
+from labctl.topology.draft import Draft, DraftNode, Family, Mistakes, Named, Place, Segment
 from labctl.topology.model import (
     MAIN_TABLE,
     TABLES,
@@ -95,7 +95,7 @@ class WrittenRoutes:
 
     Args:
         interfaces: those of each node, with their addresses.
-        names: of both ends of each link, the interface's.
+        labels: of both ends of each link, with the interface's name.
         loopbacks: the addresses of `lo` of each node that has some.
     """
 
@@ -105,7 +105,7 @@ class WrittenRoutes:
         segments: Sequence[Segment],
         addressing: Addressing,
         interfaces: Mapping[str, Sequence[Interface]],
-        names: Sequence[Sequence[str]],
+        labels: Sequence[Sequence[Named]],
         loopbacks: Mapping[str, tuple[AddressOnLink, ...]],
         mistakes: Mistakes,
     ) -> None:
@@ -122,7 +122,7 @@ class WrittenRoutes:
         self._on: dict[str, list[tuple[str, int, tuple[AddressOnLink, ...]]]] = {}
         for index, segment in enumerate(segments):
             for end in segment.ends:
-                there = (names[end.link][end.side], index, addressing.of((end.link, end.side)))
+                there = (end.ifname(labels), index, addressing.of((end.link, end.side)))
                 self._on.setdefault(end.draft.node, []).append(there)
 
     def report(self, place: Place, message: str, hint: Hint = "") -> None:

@@ -267,7 +267,7 @@ def _matching(
     key = name_key(written)
     for index in on:
         own = [end for end in parts[index].ends if end.draft.node == router]
-        if any(labels[end.link][end.side].ifname == written for end in own):
+        if any(end.ifname(labels) == written for end in own):
             return index
     for index in on:
         if any(name_key(switch.name) == key for switch in parts[index].switches):
@@ -281,7 +281,7 @@ def with_outside(node: Node, segment: int, parts: Sequence[Segment], labels: Seq
     ifname = OUTSIDE_INTERFACE
     if segment != MACHINE:
         ends = (end for end in parts[segment].ends if end.draft.node == node.name)
-        ifname = next(labels[end.link][end.side].ifname for end in ends)
+        ifname = next(end.ifname(labels) for end in ends)
     if node.translation is not None:
         node = replace(node, translation=replace(node.translation, outside=ifname))
     return replace(node, firewall=replace(node.firewall, outside=ifname)) if node.firewall is not None else node

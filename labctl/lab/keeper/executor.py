@@ -332,6 +332,11 @@ class Execution:
         self._commit(node)
         return self._queue.route_socket(node)
 
+    @property
+    def wireguard_keys(self) -> dict[tuple[str, str], bytes]:
+        """The private keys that the lab has generated, by node and interface."""
+        return self._nodes.wireguard_keys
+
     def entered(self, node: str) -> AbstractContextManager[None]:
         """Return a context in which the thread is in the node's namespace."""
         return self._nodes.entered(node)
@@ -617,7 +622,7 @@ class Execution:
 
     def _add_address(self, interface: Interface, operation: AddAddress, tolerated: tuple[int, ...]) -> None:
         self._enqueue(operation.node, rtnl.new_address(interface.index, operation.address), operation, tolerated)
-        if operation.address.version == 6:
+        if operation.address.version == 6 and interface.finds_neighbours:
             self._queue.expect_address(operation.node, interface.index, operation.address.packed)
 
     def _set_sysctl(self, operation: SetSysctl | ResetSysctl, value: str) -> None:
@@ -723,7 +728,7 @@ class Execution:
             self._queue.expected_addresses.pop((interface.index, operation.address.packed), None)
 
     def _ends(self, end: HasInterface) -> dict[tuple[str, str], None]:
-        """Return both ends of the interface's link; none for a bridge."""
+        """Return both ends of the interface's link; a device alone; none for a switch's bridge."""
         interface = self._nodes.interface(end.node, end.ifname)
         peer = interface.peer if interface else None
         return {} if peer is None else {(end.node, end.ifname): None, peer: None}

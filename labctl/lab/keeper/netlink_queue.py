@@ -28,6 +28,7 @@ from labctl.plan.operations import (
     AddRule,
     AddStaticRoute,
     MakeBridge,
+    MakeDevice,
     MakeLink,
     MakeNode,
     Operation,
@@ -224,6 +225,8 @@ def refusal(operation: Operation, number: int, detail: str, *, hint: str = "") -
     A MachineError where the machine is the reason, not the lab: its limits, or missing kernel features. LabImpossible
     where other labs could be made.
     """
+    if isinstance(operation, MakeDevice) and number == errno.EOPNOTSUPP:
+        return _missing_kind(operation, detail)
     hint = hint or _lookup(_HINTS, operation, number) or ""
     error = KernelError(subject(operation), _attempted(operation), number, detail=detail, hint=hint)
     machine_error = _lookup(_OF_THE_MACHINE, operation, number)
@@ -245,6 +248,19 @@ def _missing_module(origin: Origin, detail: str) -> LabImpossible:
     )
 
 
+def _missing_kind(operation: MakeDevice, detail: str) -> LabImpossible:
+    from labctl.kernel.probes import FEATURE_OF_KIND, FEATURES, remedy
+
+    kind = operation.spec.kind
+    feature = FEATURE_OF_KIND.get(kind, kind)
+    reason = describe_errno(errno.EOPNOTSUPP) + (f" ({detail.rstrip('.')})" if detail else "")
+    remedies = f"{remedy(feature)} Scenarios are skipped with `requires: {{features: [{feature}]}}`."
+    return LabImpossible(
+        f"{subject(operation)}: cannot {_attempted(operation)}: {reason}. This kernel has no {kind} devices"
+        f" (CONFIG_{FEATURES[feature].option}). {remedies}"
+    )
+
+
 def subject(operation: Operation) -> str:
     """Return the object of the operation, as messages name it."""
     match operation:
@@ -254,6 +270,8 @@ def subject(operation: Operation) -> str:
             return f"link {operation.a} - {operation.b}"
         case RemovePart(part) | ReplacePart(part):
             return subject(part)
+        case MakeDevice():
+            return f"{operation.node}:{operation.name}"
         case Part(node, ""):
             return f"node {node}"
         case _:
@@ -320,6 +338,8 @@ _HINTS: tuple[tuple[type, tuple[int, ...], str], ...] = (
         (errno.EINVAL, errno.EEXIST),
         "Was a qdisc added by hand (tc qdisc show)? `labctl link A B clear` removes it.",
     ),
+    (MakeDevice, (errno.EEXIST,), "Has the node another interface of that name, VXLAN identifier or tunnel's ends?"),
+    (MakeDevice, (errno.ENOTUNIQ,), "Another device has this role on that interface."),
     (SetMtu, (errno.EINVAL,), "An MTU is 68 to 65535 bytes."),
     (AddRoute, (errno.EEXIST,), "There is a route to that destination already."),
     (AddRoute, _NO_WAY, "Is the gateway on a network of that interface, and the link up?"),

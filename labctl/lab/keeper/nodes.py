@@ -24,7 +24,7 @@ class Interface(Struct):
 
     index: int
     mac: bytes = b""
-    peer: tuple[str, str] | None = None  # (node, interface) at the other end of a veth pair
+    peer: tuple[str, str] | None = None  # (node, interface) at the other end of a veth pair; itself for a device
     is_created_up: bool = False  # the message that created it also set it up
     was_up: bool = False
     is_down: bool = False  # it was set down, and not up again since
@@ -34,6 +34,7 @@ class Interface(Struct):
     impairment: SetImpairment | None = None  # the one in force
     shown: Impairment | None = None  # what its disciplines are made for: a moment of a profile, or without loss
     has_loss_rule: bool = False  # nftables loses packets that it sends, because the kernel has no netem
+    finds_neighbours: bool = True  # False: it has no neighbour discovery, and its addresses are in use at once
 
 
 class Node(Struct):
@@ -59,6 +60,7 @@ class NodeTable:
         self._retired: list[tuple[str, Node]] = []
         self._next_index = FIRST_INDEX
         self.allows_ping_sockets = False  # on some node
+        self.wireguard_keys: dict[tuple[str, str], bytes] = {}  # that the lab has generated, by node and interface
         self.has_netem: bool | None = None  # None: unknown
         self.profile_changes = 0
         self.profiled: dict[tuple[str, str], Profile] = {}  # by interface: those that are in force

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from labctl.errors import KernelError, LabImpossible, MachineError
-from labctl.kernel import bridge, link_state, netlink, nftables, route_messages
+from labctl.errors import InputError, KernelError, LabImpossible, MachineError
+from labctl.kernel import bridge, link_state, netlink, nftables, route_messages, rtnl
 from labctl.lab.keeper.netlink_queue import refusal
 from labctl.plan.operations import (
     AddForwarding,
@@ -15,12 +16,17 @@ from labctl.plan.operations import (
     AddStaticRoute,
     AddVlan,
     DisableOffload,
+    MakeDevice,
     MakeTable,
     Operation,
     Part,
     SetBridgeOption,
+    SetDown,
+    SetMaster,
     SetPortOption,
+    SetUp,
 )
+from labctl.topology.devices import Vxlan, Wireguard
 from labctl.topology.switching import DEFAULTS, PORT_DEFAULTS
 
 if TYPE_CHECKING:
@@ -28,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from labctl.lab.keeper.executor import Execution
+    from labctl.topology.devices import DeviceSpec
     from labctl.topology.model import NextHop, PolicyRule
 
 P = TypeVar("P", bound=Part)
@@ -241,6 +248,119 @@ class _Rule(PartKind[AddRule]):
 
 
 ROUTES = _Route()
+
+
+class _Device(PartKind[MakeDevice]):
+    """Virtual interfaces."""
+
+    def make(self, at: Execution, part: MakeDevice, operation: Operation) -> None:
+        from labctl.kernel import devices
+
+        on = at.interface(part.node, part.ifname, operation).index if part.ifname else 0
+        interface = at.new_interface(part.node, part.name, operation)
+        interface.mac = bytes.fromhex(part.mac.replace(":", ""))
+        interface.peer = (part.node, part.name)  # its carrier follows that of others
+        interface.finds_neighbours = part.spec.finds_neighbours
+        spec, index = part.spec, interface.index
+        try:
+            message = devices.new_device(spec.kind, spec.options, part.name, index, on=on, mac=part.mac, mtu=part.mtu)
+        except ValueError as error:
+            raise InputError(f"{part.node}:{part.name}: cannot {operation}: {error}.") from error
+        at.enqueue(part.node, message, operation)
+        at.enqueue(part.node, rtnl.disable_address_generation(index), operation, (errno.EAFNOSUPPORT,))
+        self._configure(at, part, index, operation)
+
+    def remove(self, at: Execution, part: MakeDevice, operation: Operation) -> None:
+        interface = at.interface(part.node, part.name, operation)
+        if interface.impairment:
+            at.undo.append(interface.impairment)
+        if interface.was_up and not interface.is_down:
+            at.undo.append(SetUp(part.node, part.name))
+        at.enqueue(part.node, rtnl.remove_link(interface.index), operation, (errno.ENODEV,))
+        at.forget_interface(part.node, part.name)
+
+    def replace(self, at: Execution, part: MakeDevice, before: MakeDevice, operation: Operation) -> None:
+        from labctl.kernel import devices
+
+        index = at.interface(part.node, part.name, operation).index
+        on = at.interface(part.node, part.ifname, operation).index if part.ifname else 0
+        if part.spec.options != before.spec.options:
+            message = devices.change_device(part.spec.kind, part.spec.options, index, on=on)
+            at.enqueue(part.node, message, operation)
+        if part.mtu != before.mtu:
+            at.enqueue(part.node, rtnl.set_mtu(index, part.mtu), operation)
+        if part.spec != before.spec:
+            self._configure(at, part, index, operation, before.spec)
+
+    def _configure(
+        self, at: Execution, part: MakeDevice, index: int, operation: Operation, before: DeviceSpec | None = None
+    ) -> None:
+        """Set what is not part of the message that makes it."""
+        from labctl.kernel import devices
+
+        spec = part.spec
+        if isinstance(spec, Vxlan):
+            old = set(before.remotes if isinstance(before, Vxlan) else ())
+            for remote in (one for one in spec.remotes if one not in old):
+                at.enqueue(part.node, devices.flood(index, remote), operation)
+            for remote in old - set(spec.remotes):
+                at.enqueue(part.node, devices.flood(index, remote, remove=True), operation, (errno.ENOENT,))
+        elif isinstance(spec, Wireguard):
+            self._set_peers(at, part, spec, operation)
+
+    def _set_peers(self, at: Execution, part: MakeDevice, spec: Wireguard, operation: Operation) -> None:
+        """Set keys and peers. A key that the file does not give is generated once in the lab's life."""
+        from ipaddress import ip_address
+
+        from labctl.kernel import wireguard
+        from labctl.x25519 import BASE_POINT, KEY_BYTES, decode_key, multiply
+
+        def generated(node: str, ifname: str) -> bytes:
+            return at.wireguard_keys.setdefault((node, ifname), os.urandom(KEY_BYTES))
+
+        peers = [
+            wireguard.KernelPeer(
+                decode_key(one.public_key) if one.public_key else multiply(generated(one.node, one.ifname), BASE_POINT),
+                (ip_address(one.endpoint), one.port) if one.endpoint else None,
+                one.allowed,
+                one.keepalive_s,
+                decode_key(one.preshared_key) if one.preshared_key else bytes(KEY_BYTES),
+            )
+            for one in spec.peers
+        ]
+        private_key = decode_key(spec.private_key) if spec.private_key else generated(part.node, part.name)
+        at.committed(part.node)
+        try:
+            with at.entered(part.node):
+                wireguard.set_device(part.name, private_key, spec.port, peers)
+        except OSError as error:
+            raise refusal(operation, error.errno or 0, "setting its keys and peers") from error
+
+
+class _Master(PartKind[SetMaster]):
+    """Members of bonds, bridges and VRFs. One that is up is set down for the change: a bond requires it."""
+
+    def make(self, at: Execution, part: SetMaster, operation: Operation) -> None:
+        self._set(at, part, at.interface(part.node, part.master, operation).index, operation)
+
+    def remove(self, at: Execution, part: SetMaster, operation: Operation) -> None:
+        self._set(at, part, 0, operation)
+
+    def replace(self, at: Execution, part: SetMaster, before: SetMaster, operation: Operation) -> None:
+        self.make(at, part, operation)
+
+    def _set(self, at: Execution, part: SetMaster, master: int, operation: Operation) -> None:
+        interface = at.interface(part.node, part.ifname, operation)
+        if master and (joined := at.interface(part.node, part.master, operation)).mac:  # not a VRF
+            joined.finds_neighbours = True
+        is_up = interface.was_up and not interface.is_down
+        if is_up:
+            at.add(SetDown(part.node, part.ifname))
+        at.enqueue(part.node, rtnl.set_master(interface.index, master), operation, (errno.ENODEV,) * (not master))
+        if is_up:
+            at.add(SetUp(part.node, part.ifname))
+
+
 PART_KINDS: Mapping[type[Part], PartKind[Any]] = MappingProxyType(
     {
         DisableOffload: _Offload(),
@@ -251,5 +371,7 @@ PART_KINDS: Mapping[type[Part], PartKind[Any]] = MappingProxyType(
         AddForwarding: _Forwarding(),
         AddStaticRoute: ROUTES,
         AddRule: _Rule(),
+        MakeDevice: _Device(),
+        SetMaster: _Master(),
     }
 )
