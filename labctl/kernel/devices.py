@@ -76,7 +76,14 @@ _MODES = _numbered(
 )
 _HASHES = _numbered("layer2", "layer3+4", "layer2+3", "encap2+3", "encap3+4", "vlan+srcmac")
 _GRE = {"local": _address(6), "remote": _address(7), "ttl": _number(8, "=B"), "key": _number(5, ">I")}
-_GRE6 = {**_GRE, "encaplimit": _choice(13, "=I", {"none": 1})}  # IP6_TNL_F_IGN_ENCAP_LIMIT
+
+
+def _without_encap_limit(type: int) -> _Attribute:
+    """Return the option `encaplimit none`: the flag IP6_TNL_F_IGN_ENCAP_LIMIT, beside others that the kernel sets."""
+    return _Attribute(type, lambda value: U32.pack(1), lambda data: "none" if U32.unpack_from(data)[0] & 1 else "4")
+
+
+_GRE6 = {**_GRE, "encaplimit": _without_encap_limit(13)}
 _IPTUN = {"local": _address(2), "remote": _address(3), "ttl": _number(4, "=B")}
 _ATTRIBUTES: Mapping[str, Mapping[str, _Attribute]] = MappingProxyType(
     {
@@ -104,7 +111,7 @@ _ATTRIBUTES: Mapping[str, Mapping[str, _Attribute]] = MappingProxyType(
         "ip6gretap": _GRE6,
         "ipip": _IPTUN,
         "sit": _IPTUN,
-        "ip6tnl": {**_IPTUN, "encaplimit": _choice(8, "=I", {"none": 1})},
+        "ip6tnl": {**_IPTUN, "encaplimit": _without_encap_limit(8)},
         "bridge": {
             "forward_delay": _number(1, "=I"),
             "stp_state": _number(5, "=I"),

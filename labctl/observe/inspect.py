@@ -341,12 +341,17 @@ def _text(route: KernelRoute) -> str:
 
 def _is_from_kernel(route: KernelRoute, found: NodeState) -> bool:
     """Whether the kernel added the route: to the network of an address of that interface, or to multicast."""
+    if route.table in (dict(link.options).get("table") for link in found.links if link.kind == Vrf.KIND):
+        route = replace(route, table=kernel_routes.MAIN_TABLE)
     if not route.is_plain or len(route.hops) != 1 or route.hops[0].gateway is not None:
         return False
     if route.protocol == KERNEL or route.destination.is_link_local or route.destination.is_multicast:
         return True
     ifname = route.hops[0].ifname
     return any(one.address.network == route.destination for one in found.addresses if one.ifname == ifname)
+
+
+_OF_VRFS = (1000, "from all")  # the kernel's rule for all VRFs of a namespace (drivers/net/vrf.c)
 
 
 def _of_rules(name: str, planned: list[KernelRule], found: NodeState) -> Iterator[Drift]:
@@ -356,7 +361,10 @@ def _of_rules(name: str, planned: list[KernelRule], found: NodeState) -> Iterato
     for rule in wanted:
         if rule not in found.rules:
             yield Drift(name, "", DriftKind.MISSING, "rule", rule.text, "")
+    has_vrf = any(link.kind == Vrf.KIND for link in found.links)
     for rule in found.rules:
+        if has_vrf and (rule.priority, rule.selector) == _OF_VRFS:
+            continue
         if rule not in wanted:
             yield Drift(name, "", DriftKind.ADDED, "rule", "", rule.text)
 

@@ -294,7 +294,7 @@ class _Underlay:
         return None
 
     def mtu(self, node: str, mtus: Mapping[At, int]) -> int:
-        return min((mtus[at] for at in self._at.get(node, ()) if at in mtus and mtus[at]), default=1500)
+        return min((mtus[at] for at in self._at.get(node, ()) if mtus.get(at)), default=1500)
 
     def wireguard(self, node: str, ifname: str) -> tuple[str, DraftDevice] | None:
         """Return the WireGuard device of a node: of that name, or its only one."""

@@ -217,7 +217,7 @@ class NodeKind(StrEnum):
 
 
 class Interface(Struct, frozen=True, gc=False):
-    """One end of a link, on its node, or a device. A switch's interfaces are the ports of its bridge, without addresses.
+    """One end of a link, on its node, or a device. A switch's interfaces are ports of its bridge, without addresses.
 
     The MAC of a device without one (a tunnel) is that of its link-local address.
     """

@@ -39,7 +39,6 @@ from labctl.documents.schema import (
     optional,
     required,
 )
-from labctl.topology.filter_schema import FIREWALL, FORWARD, NatValue
 from labctl.topology.devices import (
     BondMode,
     HashPolicy,
@@ -49,6 +48,7 @@ from labctl.topology.devices import (
     TunnelKind,
     VlanProtocol,
 )
+from labctl.topology.filter_schema import FIREWALL, FORWARD, NatValue
 from labctl.topology.impairment_schema import BetweenFile, ImpairmentValue, ProfiledFile
 from labctl.topology.model import Restart, Transport
 from labctl.topology.routing_schema import GATEWAYS, LOOPBACKS, NO_ROUTES, ROUTE, RULE

@@ -17,7 +17,7 @@ from labctl.lab.client.nursery import search_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-BASE = frozenset({"clock", "errors", "names", "patterns", "printable", "structs", "submodules", "units", "unpatched"})
+BASE = frozenset({"clock", "errors", "names", "patterns", "printable", "structs", "submodules", "units", "unpatched", "x25519"})
 # What each room may import beside itself. `labctl` stands for the package's own __init__: its version, and the names
 # of the API, which it imports when they are asked for.
 ALLOWED: dict[str, frozenset[str]] = {
@@ -30,6 +30,7 @@ ALLOWED: dict[str, frozenset[str]] = {
     "submodules": frozenset(),
     "units": frozenset({"errors", "structs"}),
     "unpatched": frozenset(),
+    "x25519": frozenset(),
     "patterns": frozenset({"clock", "unpatched"}),
     "documents": BASE,
     "formats": BASE | {"documents"},
