@@ -15,8 +15,9 @@ from labctl.kernel.netlink import NETLINK_ROUTE
 from labctl.kernel.processes import raise_descriptor_limit, set_descriptor_limit
 from labctl.kernel.routes import KernelLink
 from labctl.lab.description import FaultInfo, ProcessInfo
-from labctl.observe.inspect import FALLBACK_DEVICES, DriftKind, NodeState, read_node
+from labctl.observe.inspect import DriftKind, NodeState, read_node
 from labctl.structs import Struct
+from labctl.topology.devices import FALLBACK_DEVICES
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from labctl.topology.parse import FileReader
 
 # Keys that only some kinds have.
-_KEYS_OF = {
+KEYS_OF = {
     "vlan": ("on", "protocol"),
     "macvlan": ("on",),
     "ipvlan": ("on",),
@@ -50,8 +50,8 @@ _KEYS_OF = {
     "wireguard": (),
     "dummy": (),
 }
-_KINDS = tuple(_KEYS_OF)
-_SPECIAL = tuple(dict.fromkeys(key for keys in _KEYS_OF.values() for key in keys))
+_KINDS = tuple(KEYS_OF)
+_SPECIAL = tuple(dict.fromkeys(key for keys in KEYS_OF.values() for key in keys))
 
 
 def read_devices(reader: FileReader) -> None:
@@ -107,8 +107,8 @@ def _is_valid_name(reader: FileReader, ifname: str, place: Place) -> bool:
 def _spec(reader: FileReader, device: DeviceFile, place: Place) -> DeviceSpec | None:
     kind = next(kind for kind in _KINDS if kind in device.values)
     for key in _SPECIAL:
-        if key in device.values and key not in _KEYS_OF[kind]:
-            having = " or ".join(f"`{other}`" for other, keys in _KEYS_OF.items() if key in keys)
+        if key in device.values and key not in KEYS_OF[kind]:
+            having = " or ".join(f"`{other}`" for other, keys in KEYS_OF.items() if key in keys)
             reader.mistakes.add(place.at(key), f"a {kind} has no `{key}`", f"it belongs to {having}", key=True)
             return None
     if device.vlan is not None:

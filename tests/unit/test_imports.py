@@ -17,7 +17,9 @@ from labctl.lab.client.nursery import search_path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-BASE = frozenset({"clock", "errors", "names", "patterns", "printable", "structs", "submodules", "units", "unpatched", "x25519"})
+BASE = frozenset(
+    {"clock", "errors", "names", "patterns", "printable", "structs", "submodules", "units", "unpatched", "x25519"}
+)
 # What each room may import beside itself. `labctl` stands for the package's own __init__: its version, and the names
 # of the API, which it imports when they are asked for.
 ALLOWED: dict[str, frozenset[str]] = {

@@ -6,7 +6,10 @@ import pytest
 
 from labctl import topology
 from labctl.documents import DocumentError
+from labctl.topology.addressing import label_ends
+from labctl.topology.device_ends import find_device_ends, with_devices
 from labctl.topology.devices import Tunnel, Wireguard
+from labctl.topology.draft import Mistakes, from_shape, segments
 from labctl.topology.model import Topology
 
 
@@ -96,3 +99,10 @@ def test_no_route_leads_through_a_tunnel(tmp_path: Path) -> None:
 def test_a_mistake_is_named(tmp_path: Path, interfaces: str, message: str) -> None:
     with pytest.raises(DocumentError, match=message):
         load(tmp_path, f"hosts: {{a: {{interfaces: {interfaces}}}, b: }}\nlinks: [[a, b]]\n")
+
+
+def test_a_draft_without_devices_keeps_its_segments() -> None:
+    draft = from_shape("pair")
+    parts = segments(draft)
+
+    assert with_devices(parts, find_device_ends(draft, label_ends(draft, Mistakes()), Mistakes())) is parts

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from labctl import topology
 from labctl.topology.devices import Bond, Macvlan, Vrf, Vxlan
+from labctl.topology.parse_devices import KEYS_OF
+from labctl.topology.schema import DeviceFile
 
 
 def test_a_group_has_the_interfaces_on_each_node(tmp_path: Path) -> None:
@@ -37,3 +39,7 @@ links: [[a, b], [a, b], [a, b]]
 
     specs = [one.device.spec for one in node.interfaces if one.device is not None]
     assert [type(spec) for spec in specs] == [Bond, Vrf, Vxlan]
+
+
+def test_every_kind_has_a_list_of_its_keys() -> None:
+    assert set(KEYS_OF) <= set(DeviceFile.KEYS)
