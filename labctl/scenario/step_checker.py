@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from labctl.documents.diagnostics import SHOWN_LIMIT, Diagnostic, Hint, Mistake, describe, suggest, suggestion
 from labctl.documents.schema import Key, Reading, Unusable
 from labctl.errors import InputError
+from labctl.plan.fault_effects import FaultKind
 from labctl.scenario.file_schema import (
     BODIES,
     SHORT_FAULTS,
@@ -455,6 +456,8 @@ class StepChecker:
         """Report names that the topology does not have; record the name of the fault."""
         from labctl.plan.faults import Pause, read
 
+        if body.values.keys().isdisjoint(FaultKind):
+            return  # its value is not valid, which has been reported
         kind, value = body.fault
         if body.name is not None:
             self._faults.add(body.name)

@@ -60,7 +60,16 @@ PORT_MAX = 65535
 PIDS_MAX = 4_194_304  # PID_MAX_LIMIT (linux/threads.h)
 
 
-REPEATED = ("hosts", "routers", "switches", "networks", "links")  # keys that `for` may repeat
+REPEATED = (
+    "hosts",
+    "routers",
+    "switches",
+    "networks",
+    "links",
+    "tunnels",
+    "vlans",
+    "groups",
+)  # keys that `for` may repeat
 
 
 class Routes(StrEnum):

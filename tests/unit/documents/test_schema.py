@@ -48,6 +48,7 @@ hosts:
     dns: [10.0.0.53]
     environment: {MODE: test}
     offload: false
+    labels: {tier: front}
     limits: {pids: 100, memory: 256MiB, cpu: 50%}
     expose: ["8080:80", {machine: 8081, port: 81, protocol: tcp}]
     services:
@@ -81,13 +82,22 @@ routers:
     forward: ["80:server", {port: 81, to: server, to_port: 82, protocol: udp}]
     firewall: {preset: stateful, outside: lan}
 switches:
-  s1: {sysctls: {net.ipv4.ip_forward: 0}}
+  s1:
+    sysctls: {net.ipv4.ip_forward: 0}
+    stp: {enable: true, priority: 4096, forward_delay: 2s, hello_time: 1s, max_age: 6s}
+    ageing: 300s
+    snooping: true
+    fdb: {"02:00:00:00:00:07": server}
 networks:
   world: {members: [server, other], between: [{nodes: [server, other], loss: 1%}], delays: {server: {other: 1ms}}}
   far: {members: [server, other], distances: {server: {other: 100km}}}
   lan: {ipv4: 10.0.1.0/24, ipv6: false, mtu: 1400, members: [client, {node: gw, interface: lan0, delay: 1ms}]}
+vlans: {red: {id: 10, ipv4: 10.7.0.0/24}}
+groups: {ends: [server, other]}
 links:
   - [gw, server]
+  - [other, {node: s1, vlan: red, isolated: true, cost: 9, flood: true, learning: true}]
+  - [server, {node: s1, trunk: [10, 20], native: 30}]
   - {ends: [gw, {node: other, ipv4: 10.0.9.2/24, mac: "02:00:00:00:00:01"}], delay: 2ms, loss: 1%, ipv6: false}
   - {ends: [server, other], delay: 2ms, jitter: 1ms, rate: 10mbit}
   - {ends: [server, other], delay: 2ms, jitter: 1ms, distribution: normal, delay_correlation: 1%}
@@ -148,6 +158,17 @@ steps:
   - repeat: {times: 2, as: i, steps: [{client: getpid()}]}
   - parallel: [{client: getpid()}, [{server: getpid()}, {run: {on: server, run: ["true"]}}]]
   - set: {n: 4}
+  - fault: {partition: [[client], [server]], for: 1s, name: split}
+  - heal: {fault: split}
+  - fault: {remove_address: {on: client, address: 10.0.0.1}}
+  - fault: {remove_route: {on: client, to: 10.0.0.0/24}}
+  - fault: {isolate: client}
+  - fault: {flap: {link: [client, server], times: 2, period: 1s}}
+  - fault: {blackhole: server}
+  - fault: {kill: web}
+  - during: {isolate: [client], steps: [{server: getpid()}]}
+  - schedule: {faults: [isolate], targets: [client], every: 1s, lasting: 1s, for: 1s, seed: 3}
+  - schedule: {steps: [{server: getpid()}]}
 """
 
 KINDS = {"topology": (TOPOLOGY, topology_schema()), "scenario": (SCENARIO, json_schema())}
