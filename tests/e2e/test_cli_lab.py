@@ -462,7 +462,7 @@ def test_completion_knows_labs_nodes_and_processes() -> None:
     assert {"tcp-echo", "tcp-ipv6"} <= set(completed("run", "tcp"))
     assert "star:" in completed("up", "st")
     assert {"office", "pair"} <= set(completed("run", "--topo", ""))
-    assert completed("link", "client", "server", "set", "d") == ["delay="]
+    assert completed("link", "client", "server", "set", "del") == ["delay=", "delay_correlation="]
     assert completed("link", "client", "server", "down", "d") == []
     assert completed("link", "client", "") == ["server"]
     assert completed("link", "client", "server", "down", "--from", "cl") == ["client"]

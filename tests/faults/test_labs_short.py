@@ -400,6 +400,7 @@ def test_when_exec_is_killed_its_program_goes_though_it_ignores_signals(commands
 def test_no_deadline_is_of_a_clock_that_jumps() -> None:
     """Wall time is for showing: when a lab or program was started, and how old that is."""
     shown = {"keeper.py", "process_table.py", "ps.py", "run.py", "runner.py", "sockets.py", "top_view.py"}
+    shown |= {"fault.py", "fault_table.py", "watch.py"}
     found = set()
     rooms = (
         "lab",

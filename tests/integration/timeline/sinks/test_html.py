@@ -298,9 +298,7 @@ def test_screen_readers_get_names_roles_and_headings(browser: Page, tmp_path: Pa
     roles = {role for role, _ in named}
     assert ("listbox", "Events in the order of time, hosts: client, server") in named
     assert {"heading", "option", "button", "searchbox", "checkbox", "table", "complementary"} <= roles
-    assert any(
-        role in ("image", "img") and name.startswith("Topology: 2 nodes; client to server") for role, name in named
-    )
+    assert any(role in ("image", "img") and name.startswith("2 hosts. client to server") for role, name in named)
     assert any(role == "option" and name.startswith("1.110 ms, client to server, SYN") for role, name in named)
     kinds = ("button", "checkbox", "searchbox", "option")
     unnamed = [node for node in nodes if node["role"]["value"] in kinds and not node["name"]["value"]]
