@@ -499,6 +499,8 @@ class FaultValue:
     def read(self, value: object, at: Reading, path: KeyPath) -> object:
         from labctl.plan.faults import read
 
+        if not isinstance(value, str | list | dict):
+            raise at.wrong(path, f"expected a text, a list or a mapping, got {describe(value)}")
         if at.final or not has_references(value):
             try:
                 read(self._kind, value)

@@ -105,7 +105,9 @@ def _is_valid_name(reader: FileReader, ifname: str, place: Place) -> bool:
 
 
 def _spec(reader: FileReader, device: DeviceFile, place: Place) -> DeviceSpec | None:
-    kind = next(kind for kind in _KINDS if kind in device.values)
+    kind = next((kind for kind in _KINDS if kind in device.values), None)
+    if kind is None:
+        return None  # its value is not valid, which has been reported
     for key in _SPECIAL:
         if key in device.values and key not in KEYS_OF[kind]:
             having = " or ".join(f"`{other}`" for other, keys in KEYS_OF.items() if key in keys)

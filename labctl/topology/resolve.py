@@ -8,9 +8,9 @@ from labctl.documents import Diagnostic, in_file_order
 from labctl.structs import replace
 from labctl.topology.address_variables import with_addresses
 from labctl.topology.addressing import Addressing, Label, assign_addresses, label_ends
-from labctl.topology.device_ends import find_device_ends, interfaces_of_devices, tagged_ends, with_devices
 from labctl.topology.devices import Vrf
 from labctl.topology.draft import (
+    DEVICE,
     NO_LOOPBACKS,
     Draft,
     DraftNode,
@@ -40,6 +40,7 @@ from labctl.topology.routing import Port, Routes, Station, find_routes
 from labctl.topology.switching import BRIDGES_MAX, PORTS_PER_BRIDGE, PORTS_WITH_STP
 
 if TYPE_CHECKING:
+    from labctl.topology.device_ends import DeviceEnds
     from labctl.topology.static_routes import Written
 
 ROUTES_LIMIT = 5_000_000  # pairs of a router and a prefix; finding the paths takes some 0.5 us each
@@ -70,8 +71,14 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
     """
     mistakes = Mistakes()
     labels = label_ends(draft, mistakes)
-    device_ends = find_device_ends(draft, labels, mistakes)
-    parts = with_devices(segments(draft, tagged_ends(device_ends)), device_ends)
+    device_ends: DeviceEnds | None = None
+    if draft.devices:
+        from labctl.topology.device_ends import find_device_ends, interfaces_of_devices, tagged_ends, with_devices
+
+        device_ends = find_device_ends(draft, labels, mistakes)
+        parts = with_devices(segments(draft, tagged_ends(device_ends)), device_ends)
+    else:
+        parts = segments(draft)
     check_ports(draft, mistakes)
     check_loops(draft, mistakes)
     off = {("net.ipv6.conf.all.disable_ipv6", "1"), ("net.ipv6.conf.default.disable_ipv6", "1")}
@@ -98,7 +105,8 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
     if any(link.a.pairs or link.b.pairs for link in draft.links):
         from labctl.topology.network_pairs import resolved_pairs
 
-        paired = resolved_pairs(draft.links, segment_of, lambda index, side: labels[index][side].mac)
+        of_links = {key: segment for key, segment in segment_of.items() if key[1] != DEVICE}
+        paired = resolved_pairs(draft.links, of_links, lambda index, side: labels[index][side].mac)
     interfaces: dict[str, list[Interface]] = {node.name: [] for node in draft.nodes}
     ports: dict[str, list[Port]] = {node.name: [] for node in draft.nodes}
     links: list[Link] = []
@@ -121,11 +129,14 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
             if key in segment_of:
                 ports[end.node].append(Port(label.ifname, segment_of[key], addresses))
         links.append(Link(Endpoint(link.a.node, pair[0].ifname), Endpoint(link.b.node, pair[1].ifname)))
-    for at, key, interface in interfaces_of_devices(device_ends, addressing, network_of, mistakes):
-        interfaces[at].append(interface)
-        if key in segment_of and parts[segment_of[key]].is_routed:
-            ports[at].append(Port(interface.name, segment_of[key], interface.addresses))
-    in_vrf = {at: device.end.interface for at, device in device_ends.members.items() if isinstance(device.spec, Vrf)}
+    in_vrf: dict[tuple[str, str], str] = {}
+    if device_ends is not None:
+        for at, key, interface in interfaces_of_devices(device_ends, addressing, network_of, mistakes):
+            interfaces[at].append(interface)
+            if key in segment_of and parts[segment_of[key]].is_routed:
+                ports[at].append(Port(interface.name, segment_of[key], interface.addresses))
+        members = device_ends.members.items()
+        in_vrf = {end: device.end.interface for end, device in members if isinstance(device.spec, Vrf)}
 
     prefixes = addressing.prefixes
     if addressing.networks or loopbacks.of_nodes:
@@ -169,7 +180,7 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
     )
     if has_routing:
         nodes = tuple(_with_written(node, written.get(node.name), loopbacks) for node in nodes)
-    if in_vrf:
+    if in_vrf and device_ends is not None:
         tables = {
             at: device.spec.table for at, (_, device) in device_ends.devices.items() if isinstance(device.spec, Vrf)
         }

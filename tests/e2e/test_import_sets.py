@@ -31,7 +31,8 @@ stat string struct threading types typing unicodedata urllib uuid warnings weakr
 """
 MODEL = """
 clock errors names patterns plan plan.drop_rules plan.fault_effects plan.operations plan.packet_tables structs
-submodules topology topology.endpoints topology.model topology.netem topology.packet_rules topology.switching unpatched
+submodules topology topology.devices topology.endpoints topology.model topology.netem topology.packet_rules
+topology.switching unpatched
 """
 CLIENT = """
 kernel kernel.processes kernel.sockaddr lab lab.client lab.client.boot_process lab.client.connection lab.client.handle

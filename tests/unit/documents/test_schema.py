@@ -79,6 +79,25 @@ hosts:
 routers:
   gw:
     nat: {preset: cgnat, outside: lan, hairpin: true, ipv6: true, ports: 9, timeout: 1min}
+    interfaces:
+      eth0.10: {vlan: 10, on: eth0, protocol: 802.1ad, mtu: 1400, mac: "02:00:00:00:00:09", ipv4: 10.8.0.1/24}
+      b0: {bond: 802.3ad, members: [eth1], lacp_rate: slow, hash: layer3+4, miimon: 100ms}
+      m0: {macvlan: bridge, on: eth0, ipv6: false, delay: 1ms}
+      i0: {ipvlan: l2, on: eth0}
+      v0: {vrf: 100, members: [m0]}
+      x0: {vxlan: 7, remotes: [server], port: 4789, learning: true, local: 10.0.0.1}
+      x1: {vxlan: 8, group: 239.1.1.1, on: eth0}
+      g0: {gre: {remote: server, local: 10.0.0.1, key: 3, ttl: 9}}
+      g1: {gretap: server}
+      g2: {ip6gre: server}
+      g3: {ip6gretap: server}
+      g4: {ipip: server}
+      g5: {sit: server}
+      g6: {ip6tnl: server}
+      w0: {wireguard: {peers: [{node: server, endpoint: 10.0.0.2, allowed_ips: 10.0.0.0/8, keepalive: 9s}], port: 5}}
+      w1: {wireguard: {peers: [{public_key: x, preshared_key: y}], private_key: z}}
+      l0: {bridge: true, members: [], stp: true}
+      d0: {dummy: true}
     forward: ["80:server", {port: 81, to: server, to_port: 82, protocol: udp}]
     firewall: {preset: stateful, outside: lan}
 switches:
@@ -94,6 +113,7 @@ networks:
   lan: {ipv4: 10.0.1.0/24, ipv6: false, mtu: 1400, members: [client, {node: gw, interface: lan0, delay: 1ms}]}
 vlans: {red: {id: 10, ipv4: 10.7.0.0/24}}
 groups: {ends: [server, other]}
+tunnels: [{ends: [gw, server], kind: gre, ipv4: 10.6.0.0/24, ipv6: false, mtu: 1300, key: 4, ttl: 9}]
 links:
   - [gw, server]
   - [other, {node: s1, vlan: red, isolated: true, cost: 9, flood: true, learning: true}]
