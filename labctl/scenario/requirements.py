@@ -81,6 +81,7 @@ def _without_users() -> str:
     return "" if found is None or found.works else f"programs cannot change their user in a lab: {found.problem}"
 
 
+_DEVICES = ("vlan", "bond", "macvlan", "ipvlan", "vxlan", "vrf", "gre", "ipip", "sit", "ip6tnl", "wireguard", "dummy")
 FEATURES: Mapping[str, Callable[[], str]] = MappingProxyType(
     {
         "ipv6": partial(_without_path, "IPv6", "/proc/sys/net/ipv6"),
@@ -96,6 +97,7 @@ FEATURES: Mapping[str, Callable[[], str]] = MappingProxyType(
         "policy-rules": partial(_without_feature, "policy-rules"),
         "multipath": partial(_without_feature, "multipath"),
         "stp": partial(_without_feature, "stp"),
+        **{kind: partial(_without_feature, kind) for kind in _DEVICES},
         "users": _without_users,
         "root": _without_root,
     }
