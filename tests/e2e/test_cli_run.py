@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import subprocess
+import time
 from importlib.resources import files
 from pathlib import Path
 from xml.etree import ElementTree
@@ -12,6 +13,7 @@ import jsonschema
 import pytest
 
 from tests.e2e.command import ECHO, LABCTL, REFUSED, SKIPPED, TIMEOUT_S, WAITS, WRONG, environment, labctl
+from tests.patience import patient
 
 SCHEMA = json.loads((files("labctl") / "schemas/result.schema.json").read_text())
 
@@ -333,5 +335,7 @@ def test_a_killed_run_takes_the_lab_that_it_kept_along(suite: Path) -> None:
         while "Enter or Ctrl-C" not in process.stdout.readline():
             pass
         process.kill()
-    # The fixture looks for what is left; a command finds no lab.
-    assert "refused" not in labctl("ps").stdout
+    # The fixture looks for what is left; soon a command finds no lab.
+    deadline = time.monotonic() + patient(10)
+    while "refused" in labctl("ps").stdout:
+        assert time.monotonic() < deadline
