@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from tests.e2e.command import LABCTL, TIMEOUT_S, environment
 
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b[=>]|\r")
+_DURATION = re.compile(r" +\[[\d.]+ m?s\]")
 
 
 def give(*arguments: object, text: str = "", **more: str) -> subprocess.CompletedProcess[str]:
@@ -79,10 +80,13 @@ class Person:
         return self.sees(pattern)
 
     def sees(self, pattern: str, within_s: float = 20.0) -> re.Match[str]:
-        """Waits for what matches, after what was seen before; what came until then is forgotten."""
+        """Waits for what matches, after what was seen before; what came until then is forgotten.
+
+        Durations are left out: a busy machine has more of them.
+        """
         until = time.monotonic() + within_s
         while True:
-            text = _ESCAPE.sub("", self._seen)
+            text = _DURATION.sub("", _ESCAPE.sub("", self._seen))
             if found := re.search(pattern, text):
                 self._seen = text[found.end() :]
                 return found
