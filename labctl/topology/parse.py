@@ -246,7 +246,7 @@ def _read_file(
         from labctl.topology.composition import blocks_of, with_arguments
 
         for at in blocks_of(document, path):
-            _read_shape(document, at, Reading(), known)
+            _read_shape(document, at, Reading(), known, is_block=at != path)
         document, problems = with_arguments(document, path, arguments)
         diagnostics += problems
     else:
@@ -260,10 +260,11 @@ def _read_file(
 
 
 def _read_shape(
-    document: Document, path: KeyPath, reading: Reading, diagnostics: list[Diagnostic]
+    document: Document, path: KeyPath, reading: Reading, diagnostics: list[Diagnostic], *, is_block: bool = False
 ) -> TopologyFile | None:
+    """Read a file, or with `is_block` a mapping of its `for`."""
     data = document.tree(path).data
-    if isinstance(data, dict) and "each" in data:
+    if is_block and isinstance(data, dict):
         data = {key: value for key, value in data.items() if key not in ("each", "where")}
     try:
         return TopologyFile.read(data, reading, path)

@@ -118,6 +118,7 @@ links: [[alice, bob]]
     [
         ("for: [{each: {i: 1..3}, hosts: {h: }}]", ("1:33", "more than one repetition makes `h`")),
         ("for: [{each: {i: 1..3}, name: x}]", ("1:25", "`for` cannot repeat `name`")),
+        ("for: []\neach: {i: 1..3}", ("2:1", "unknown key `each`")),
         ("for: [{hosts: {}}]", ("1:7", "expected a mapping with `each`")),
         ("for: [{each: {i: many}, hosts: {}}]", ("1:18", "`many` uses the unknown name `many`")),
         ("for: [{each: {i: 1..x}, hosts: {}}]", ("1:18", "`1..x` uses the unknown name `x`")),
