@@ -310,6 +310,8 @@ def _of_routes(name: str, planned: PlannedState, found: NodeState, unusable: set
         interfaces = {hop.ifname for hop in route.hops}
         if interfaces and interfaces <= {*unusable, OUTSIDE_INTERFACE}:
             continue
+        if route.protocol > kernel_routes.STATIC:
+            continue  # of a routing daemon, or from a router advertisement: neither the file's nor by hand
         plain = replace(route, protocol=BOOT)
         if plain not in wanted and replace(plain, hops=()) not in several and not _is_from_kernel(route, found):
             only = interfaces.pop() if len(route.hops) == 1 else ""

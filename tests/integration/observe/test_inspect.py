@@ -72,6 +72,9 @@ BY_HAND = {
         "a:eth0: route 0.0.0.0/0 via 10.0.1.254 table 300 was added",
         "a: rule 9: from 10.0.1.0/24 fwmark 0x7 iif lo lookup 300 was added",
     ],
+    "ip route add 203.0.113.0/24 via 10.0.1.254 proto static; ip route add 10.9.0.0/16 via 10.0.1.254 proto bgp": [
+        "a:eth0: route 203.0.113.0/24 via 10.0.1.254 was added"  # what routing daemons find is no change by hand
+    ],
     "ip rule del priority 32767; ip -6 rule add to 2001:db8::1 prohibit priority 5": [
         "a: rule 32767: from all lookup default is missing",
         "a: rule 5: from all to 2001:db8::1 prohibit (IPv6) was added",
