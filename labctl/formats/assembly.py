@@ -87,6 +87,7 @@ class _Assembly:
             if self.families in ([4], [6]):
                 self.data["addresses"] = _KEYS[self.families[0]]
             self.data["routes"] = "none"
+        self.loopbacks()
         self.nodes()
         self.networks_and_links()
         return Assembled(self.data, self.comments)
@@ -242,6 +243,9 @@ class _Assembly:
             if usable and (network == prefix or (found and taken.get(network) == number)):
                 found.append(parsed)
                 seen.add(parsed.ip)
+            elif self.sketch.addressing is Addressing.AUTOMATIC and taken.get(network, number) != number:
+                reason = "another network has its prefix, so labctl derives addresses for this one"
+                self.report.left_out(f"{device.name}: {written}", reason, port.line)
             elif not (parsed.version == 6 and parsed.ip.is_link_local):
                 extra.append(str(parsed))
         if found:
@@ -297,6 +301,16 @@ class _Assembly:
         return names
 
     # -- the file ------------------------------------------------------------------------------------------------------
+
+    def loopbacks(self) -> None:
+        """Allow loopback addresses that several nodes have."""
+        found = Counter(
+            str(address) for device in self.devices.values() for address in set(device.settings.get("loopback", []))
+        )
+        shared = [address for address, nodes in found.items() if nodes > 1]
+        if shared:
+            self.data["anycast"] = True
+            self.report.note(f"several nodes have the loopback address {', '.join(shared[:4])} (`anycast`)")
 
     def nodes(self) -> None:
         for role, section in _SECTIONS.items():

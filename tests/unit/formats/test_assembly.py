@@ -63,6 +63,29 @@ def test_a_prefix_that_another_network_has_is_set_by_commands() -> None:
     assert data["hosts"]["c"]["exec"] == ["ip address add 10.0.0.3/8 dev eth0"]
 
 
+def test_where_labctl_derives_addresses_a_repeated_prefix_is_left_out() -> None:
+    sketch = Sketch("x", "tool", Addressing.AUTOMATIC)
+    sketch.connect(Port(sketch.device("a").name, "", ["10.0.0.1/8"]), Port(sketch.device("b").name, "", ["10.0.0.2/8"]))
+    sketch.connect(Port(sketch.device("c").name, "", ["10.0.0.3/8"]), Port(sketch.device("d").name))
+    data = assemble(sketch, Options()).data
+    assert data["links"][1] == ["c", "d"]
+    assert data["hosts"]["c"] == {}
+    assert [str(remark) for remark in sketch.report.missing] == [
+        "c: 10.0.0.3/8: another network has its prefix, so labctl derives addresses for this one"
+    ]
+
+
+def test_a_loopback_address_of_several_nodes_is_anycast() -> None:
+    sketch = given("a", "b")
+    sketch.connect(Port("a", "", ["10.0.0.1/8"]), Port("b", "", ["10.0.0.2/8"]))
+    for device in sketch.devices.values():
+        device.append("loopback", "10.9.9.9")
+    assembled = assemble(sketch, Options())
+    assert assembled.data["anycast"] is True
+    _, mistakes = resolve_inline(documents.parse(write(assembled.data, [], assembled.comments), "x"), (), Path())
+    assert list(map(str, mistakes)) == []
+
+
 def test_a_node_with_two_interfaces_is_a_router() -> None:
     sketch = Sketch("x", "tool")
     for name in ("a", "b", "c"):
