@@ -87,6 +87,7 @@ def test_no_route_leads_through_a_tunnel(tmp_path: Path) -> None:
     ("interfaces", "message"),
     [
         ("{v: {vlan: 10}}", "is on another interface"),
+        ("{v: {dummy: false}}", "makes no interface"),
         ("{v: {vlan: 10, on: eth7}}", "has no interface `eth7`"),
         ("{eth0: {dummy: true}}", "have the name `eth0`"),
         ("{gre0: {gre: b}}", "it makes an interface of that name itself"),

@@ -130,6 +130,7 @@ def test_what_a_switch_sends_to_a_host_is_said_at_the_switch_s_end() -> None:
         (["gemodel=1%,2%,3%,4%,5%"], "too many values; write for example"),
         (["reorder=25%"], "reorder needs a delay"),
         (["gap=x"], "the gap `x` is not a whole number"),
+        (["distance=99999999km"], "the distance .* is too long"),
         (["distance=10"], "no unit; did you mean `10km`?"),
         (["distance=10km", "delay=1ms"], "`delay` and `delay` are the same|`distance`.*the same"),
         (["burst=1MB"], "burst needs a rate"),
