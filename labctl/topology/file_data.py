@@ -28,7 +28,7 @@ def merged(files: Sequence[tuple[KeyPath, Document]], name: str) -> Data:
     parts = [_alone(document.tree(path).data, document) for path, document in files]
     main = parts[-1]
     if len(parts) > 1:
-        parts = [_with_defaults(part, main) for part in parts]
+        parts = [*(_with_defaults(part, main) for part in parts[:-1]), main]
         # Members of networks come before links: in several files that order can only be kept as links.
         parts = [_members_as_links(part) for part in parts]
     data: Data = {"name": name}
@@ -106,16 +106,25 @@ def _with_paths(node: Data, directory: Path) -> Data:
 
 def _with_defaults(part: Data, main: Data) -> Data:
     """Return an included file's data with its own defaults on each of its parts, unless the main file has the same."""
-    found = {key: value for key, value in part.items() if key not in ("mtu", "routes")}
-    mtu, routes = part.get("mtu", 1500), part.get("routes", "automatic")
+    found = {key: value for key, value in part.items() if key not in ("mtu", "routes", "routing", "dns")}
+    mtu, dns = part.get("mtu", 1500), part.get("dns")
     if mtu != main.get("mtu", 1500):
         networks = found.get("networks", {})
         found["networks"] = {name: {"mtu": mtu, **(network or {})} for name, network in networks.items()}
         found["links"] = [{"mtu": mtu, **as_link(link)} for link in found.get("links", ())]
-    if routes != main.get("routes", "automatic"):
-        for kind in ("hosts", "routers"):
-            found[kind] = {name: {"routes": routes, **node} for name, node in found.get(kind, {}).items()}
-    return {key: part[key] for key in ("mtu", "routes") if key in part} | found
+    is_other = _routing(part) != _routing(main)
+    for kind in ("hosts", "routers") if is_other or dns else ():
+        for name, node in found.get(kind, {}).items():
+            routing = {"routing": _routing(part)} if is_other and not _routing(node, "") else {}
+            servers = {"dns": dns} if dns and not node.get("dns") else {}
+            found[kind] = {**found[kind], name: {**node, **routing, **servers}}
+    return found
+
+
+def _routing(data: Data, default: str = "automatic") -> str:
+    """Return whether a file or a node has automatic routes: the value of `routing`, or of `routes` if it is no list."""
+    routes = data.get("routes")
+    return data.get("routing") or (routes if isinstance(routes, str) else None) or default
 
 
 def _members_as_links(part: Data) -> Data:

@@ -213,7 +213,9 @@ def _distance_us(value: object) -> int:
     """Return the delay of a signal in optical fibre of that length."""
     delay_us = round(distance_m(value) / 1000 * US_PER_KM)
     if delay_us > DELAY_MAX_US:
-        raise ValueError(f"the distance `{value}` is too long: the kernel delays packets at most {format_us(DELAY_MAX_US)}")
+        raise ValueError(
+            f"the distance `{value}` is too long: the kernel delays packets at most {format_us(DELAY_MAX_US)}"
+        )
     return delay_us
 
 

@@ -431,7 +431,7 @@ class FileReader:
         mistakes = self.mistakes
         services, configurations = services_of(model.services, place.at("services"), mistakes)
         tree = file_tree_of(model.files, model.binds, model.private, place, mistakes)
-        if servers := model.dns or self.model.dns:
+        if servers := model.dns or self.model.dns or self.gathered.files[-1][0].dns:  # the last is the main file
             configurations = (*configurations, self.resolver(servers))
         if added := [one for one in configurations if not tree.places(one.path)]:
             tree = replace(tree, files=(*tree.files, *added))

@@ -114,7 +114,9 @@ def _spec(reader: FileReader, device: DeviceFile, place: Place) -> DeviceSpec | 
             reader.mistakes.add(place.at(key), f"a {kind} has no `{key}`", f"it belongs to {having}", key=True)
             return None
     if device.values[kind] is False:
-        reader.mistakes.add(place.at(kind), f"`{kind}: false` makes no interface", f"write `{kind}: true`, or remove it")
+        reader.mistakes.add(
+            place.at(kind), f"`{kind}: false` makes no interface", f"write `{kind}: true`, or remove it"
+        )
         return None
     if device.vlan is not None:
         return Vlan(device.vlan, device.protocol or VlanProtocol.Q)

@@ -27,8 +27,24 @@ def test_files_that_are_included_become_one(tmp_path: Path) -> None:
     assert_same_again(made, names=False)
     data = json.loads(made.file)
     assert data["hosts"]["p"]["files"]["/etc/x"]["source"] == str(tmp_path / "part" / "x")
-    assert data["hosts"]["p"]["routes"] == "none"
+    assert data["hosts"]["p"]["routing"] == "none"
     assert "include" not in data
+
+
+def test_defaults_of_an_included_file_stay_those_of_its_nodes(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(
+        "routing: none\ndns: 192.0.2.1\nhosts: {p: {dns: 192.0.2.9}}\nrouters: {r: {routes: [{to: default, via: p}]}}\n"
+        "links: [[p, r]]\n"
+    )
+    (tmp_path / "bare.yaml").write_text("hosts: {q: }\nlinks: [[q, r]]\n")
+    (tmp_path / "main.yaml").write_text("include: [site.yaml, bare.yaml]\ndns: a\nhosts: {a: }\nlinks: [[a, r]]\n")
+    made = topology.load(tmp_path / "main.yaml")
+    assert_same_again(made, names=False)
+    data = json.loads(made.file)
+    assert data["routers"]["r"] == {"routes": [{"to": "default", "via": "p"}], "routing": "none", "dns": "192.0.2.1"}
+    assert (data["hosts"], data["dns"]) == ({"p": {"dns": "192.0.2.9", "routing": "none"}, "q": {}, "a": {}}, "a")
+    (resolver,) = [one for one in made.node("q").tree.files if one.path == "/etc/resolv.conf"]
+    assert str(resolver.content).startswith("nameserver 10.0.")
 
 
 def test_files_of_daemons_and_of_profiles_have_absolute_paths(tmp_path: Path) -> None:
