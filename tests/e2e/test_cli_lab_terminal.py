@@ -202,7 +202,7 @@ def test_ctrl_c_without_a_terminal_of_its_own_interrupts_the_command(people: lis
 def test_the_console_runs_commands_on_hosts_and_its_own(people: list[Person], tmp_path: Path) -> None:
     person = sit_down(people, "console", XDG_STATE_HOME=str(tmp_path), **QUIET)
     person.sees(f"{NAME}> $")
-    person.type("client ping -c1 -W5 server\r")
+    person.type("client ping -c1 -w5 server\r")
     person.sees("1 received")
     person.sees(f"{NAME}> $")
     person.type("nodes\r")
@@ -215,7 +215,7 @@ def test_the_console_runs_commands_on_hosts_and_its_own(people: list[Person], tm
     person.type("\x04")
     assert person.ends() == 0
     kept = (tmp_path / "labctl" / "console_history").read_text()
-    assert kept.splitlines()[-4:] == ["client ping -c1 -W5 server", "nodes", "pingall", "client tty"]
+    assert kept.splitlines()[-4:] == ["client ping -c1 -w5 server", "nodes", "pingall", "client tty"]
 
 
 def test_ctrl_c_interrupts_the_command_and_not_the_console(people: list[Person], tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ def test_a_foreign_file_is_made_and_changed_like_its_translation(name: str, tmp_
     made = labctl("up", str(foreign), "--name", name)
     assert made.returncode == 0
     assert made.stderr.count("left out: a (line 3): the image alpine") == 1
-    assert labctl("exec", "a", "--", "ping", "-c1", "-W5", "10.9.0.2").returncode == 0
+    assert labctl("exec", "a", "--", "ping", "-c1", "-w5", "10.9.0.2").returncode == 0
     assert labctl("import", str(foreign), "-o", str(translated)).returncode == 0
     again = labctl("up", str(translated), "--name", name)
     assert f"lab {name} is unchanged" in again.stdout

@@ -21,7 +21,7 @@ SCENARIO = """\
 name: Two hosts talk
 topology: first.yaml
 steps:
-  - run: {on: h1, run: [ping, -c1, -W5, h2]}
+  - run: {on: h1, run: [ping, -c1, -w5, h2]}
   - h2: |
       s = socket(AF_INET, SOCK_DGRAM)
       bind(s, "h2:5000")
@@ -37,7 +37,7 @@ topology: first.yaml
 steps:
   - link: {down: [r, h3]}
   - drop: {on: h1, direction: in, protocol: udp}
-  - run: {on: h1, run: [ping, -c1, -W5, h2]}
+  - run: {on: h1, run: [ping, -c1, -w5, h2]}
   - link: {up: [r, h3]}
   - link: {down: [h3, r]}
 """
@@ -56,7 +56,7 @@ ACTIONS = (
     Action("change", ("up", "second.yaml", "--name", LAB)),
     Action("services", ("up", "served-again.yaml", "--name", LAB), before="served.yaml", first="served.yaml"),
     Action("link", ("link", "--lab", LAB, "r", "h3", "down")),
-    Action("exec", ("exec", "--lab", LAB, "h1", "--", "sh", "-c", "echo begins; sleep 0.05; ping -c1 -W5 h2")),
+    Action("exec", ("exec", "--lab", LAB, "h1", "--", "sh", "-c", "echo begins; sleep 0.05; ping -c1 -w5 h2")),
     Action("run", ("run", "scenario.yaml")),
     Action("run --lab", ("run", "scenario.yaml", "--lab", LAB)),
     Action("run --lab that changes links", ("run", "changing.yaml", "--lab", LAB)),

@@ -27,7 +27,7 @@ def lab_of(path: Path, *, warns: bool = True) -> Iterator[Lab]:
 
 
 def reaches(lab: Lab, node: str, address: str) -> bool:
-    return lab[node].run(["ping", "-c1", "-W5", address]).returncode == 0
+    return lab[node].run(["ping", "-c1", "-w5", address]).returncode == 0
 
 
 def test_a_lab_of_kathara_has_its_addresses_routes_files_and_commands() -> None:

@@ -47,7 +47,7 @@ def script_of(made: Topology) -> str:
 def test_every_host_reaches_every_host_over_both_families(name: str) -> None:
     made = topology.load(TOPOLOGIES / name)
     pings = [
-        f"ip netns exec {start.name} ping -q -n -c 1 -W 5 {address} >&2"
+        f"ip netns exec {start.name} ping -q -n -c 1 -w 5 {address} >&2"
         for start in made.hosts
         for target in made.hosts
         for address in target.addresses
@@ -76,7 +76,7 @@ def test_names_from_other_scripts_and_long_names_work(tmp_path: Path) -> None:
     )
     made = topology.load(file)
     target = next(iter(made.node("主机").addresses))
-    in_sandbox(script_of(made) + f"ip netns exec büro-mit-sehr-langem-namen ping -q -c 1 -W 5 {target}\n")
+    in_sandbox(script_of(made) + f"ip netns exec büro-mit-sehr-langem-namen ping -q -c 1 -w 5 {target}\n")
 
 
 def test_routes_and_rules_of_every_kind_are_commands_and_so_are_their_removals() -> None:

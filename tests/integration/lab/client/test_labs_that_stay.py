@@ -37,7 +37,7 @@ def test_a_lab_stays_when_the_handle_that_made_it_is_closed(state: Path) -> None
             assert lab.nodes == ("client", "server")
             assert output(lab, "server", "hostname") == "server\n"
         with Lab.attach() as lab:
-            assert shell(lab, "client", "ping -c1 -W5 10.0.0.2 >/dev/null && echo there") == "there\n"
+            assert shell(lab, "client", "ping -c1 -w5 10.0.0.2 >/dev/null && echo there") == "there\n"
     assert state_dir.labs() == []
 
 
@@ -129,7 +129,7 @@ def test_a_running_lab_is_changed_to_another_plan(tmp_path: Path) -> None:
         assert staying.wait(0) is None
         assert lab.nodes == tuple(node.name for node in new.nodes)
         assert output(other, "c", "hostname") == "c\n"
-        assert shell(other, "a", "ping -c1 -W5 c >/dev/null && echo there") == "there\n"
+        assert shell(other, "a", "ping -c1 -w5 c >/dev/null && echo there") == "there\n"
         with pytest.raises(LabError, match="no node b"):
             output(other, "b", "true")
         told = other.describe()
@@ -150,7 +150,7 @@ def test_a_change_that_is_refused_leaves_the_lab_and_its_plan_as_they_were(tmp_p
         with pytest.raises(KernelError):
             lab.reconcile(replace(new, operations=(*new.operations, SetSysctl("c", "net.ipv4.nosuch", "1"))))
         assert lab.describe().plan == before
-        assert shell(lab, "a", "ping -c1 -W5 b >/dev/null && echo there") == "there\n"
+        assert shell(lab, "a", "ping -c1 -w5 b >/dev/null && echo there") == "there\n"
         with pytest.raises(LabError, match="no node c"):
             output(lab, "c", "true")
         lab.reconcile(new)

@@ -92,7 +92,7 @@ def test_udp_and_icmp_come_back_too() -> None:
             question, peer = server.recvfrom(100)
             server.sendto(b"answer", peer)
             assert (question, sock.recv(100)) == (b"question", b"answer")
-        assert run(lab, "far", "ping", "-c1", "-W5", "192.0.2.1").status == 0
+        assert run(lab, "far", "ping", "-c1", "-w5", "192.0.2.1").status == 0
 
 
 @inside
