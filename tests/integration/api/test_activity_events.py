@@ -74,10 +74,12 @@ def test_a_timeline_is_ordered(traced: Lab) -> None:
 
 @pytest.mark.parametrize("name", ["t.html", "t.pcapng", "t.svg", "t.json", "t.perfetto.json"])
 def test_a_timeline_is_saved_in_the_format_of_its_name(traced: Lab, tmp_path: Path, name: str) -> None:
+    before = len(traced.timeline().events)
     traced.save_timeline(tmp_path / name)
     assert (tmp_path / name).stat().st_size > 500
-    if name == "t.json":
-        assert len(json.loads((tmp_path / name).read_text())["events"]) == len(traced.timeline().events)
+    if name == "t.json":  # an event may arrive at any time: a TIME_WAIT socket ends
+        saved = len(json.loads((tmp_path / name).read_text())["events"])
+        assert 0 < before <= saved <= len(traced.timeline().events)
 
 
 def test_an_unknown_format_is_refused(traced: Lab, tmp_path: Path) -> None:
