@@ -22,11 +22,11 @@ is, and a second reading, with `final`, follows after the substitution of variab
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast, overload
 
-from labctl.documents.diagnostics import Hint, Mistake, describe, suggestion
+from labctl.documents.diagnostics import Hint, Mistake, describe, suggest, suggestion
 from labctl.patterns import check_pattern
 from labctl.structs import Struct, field
 
@@ -38,6 +38,7 @@ S = TypeVar("S", bound="Shape")
 
 KeyPath = tuple[str | int, ...]
 Schema = dict[str, Any]
+_LISTED = 12  # keys, at most, that a message lists beside the parts of a file that have an unknown one
 _REQUIRED: Any = object()
 # `${name}`, but not `$${`, which stands for a literal `${` (labctl.scenario.state).
 _TEMPLATE: Schema = {"type": "string", "pattern": r"(^|[^$])\$\{[^{}\n]*\}"}
@@ -578,12 +579,21 @@ class OnlyWith(Struct, frozen=True):
         return {"if": _given(self.one), "then": has_value}
 
 
+def _places_of(key: str, shape: type[Shape]) -> Iterator[str]:
+    """The names of the shapes below this one that have the key."""
+    for each in shape.__subclasses__():
+        if key in each.KEYS and (name := vars(each).get("PLURAL")):
+            yield name
+        yield from _places_of(key, each)
+
+
 class Shape:
     """A parsed mapping; subclasses declare its keys. Immutable."""
 
     KEYS: ClassVar[Mapping[str, Key[Any]]] = {}
     REQUIRED: ClassVar[tuple[str, ...]] = ()
     RULES: ClassVar[tuple[Rule, ...]] = ()
+    PLURAL: ClassVar[str] = ""  # what messages call several of them
 
     def __init__(self, values: Mapping[str, Any], path: KeyPath = ()) -> None:
         self.values = values  # of the given keys, by their names in the file
@@ -626,7 +636,7 @@ class Shape:
         known = True
         for name, part in given.items():
             if name not in cls.KEYS:
-                hint = "put a text with a colon in quotes" if " " in name else suggestion(name, cls.KEYS)
+                hint = "put a text with a colon in quotes" if " " in name else cls._instead_of(name)
                 at.wrong((*path, name), f"unknown key `{name}`", hint, key=True)
                 known = False
                 continue
@@ -645,6 +655,20 @@ class Shape:
         if len(values) == len(given) and (wrong := shape.problem()):
             at.wrong(path, wrong, in_schema=False)
         return shape
+
+    @classmethod
+    def _instead_of(cls, unknown: str) -> Callable[[], str]:
+        """Return the hint for an unknown key, computed when it is printed: who else has such a key, or the keys."""
+
+        def compute() -> str:
+            places = list(dict.fromkeys(_places_of(unknown, Shape)))
+            near = suggest(unknown, cls.KEYS, near_only=bool(places) and len(cls.KEYS) > _LISTED)
+            if not places:
+                return near
+            named = " and ".join(filter(None, (", ".join(places[:-1]), places[-1])))
+            return f"`{unknown}` is a key of {named}" + (f"; {near}" if near else "")
+
+        return compute
 
     @classmethod
     def schema(cls, into: Schemas) -> Schema:

@@ -30,6 +30,8 @@ from labctl.topology.packet_rules import FirewallPreset, FlowDirection, FlowProt
 class NatFile(Shape):
     """Address translation between the inside and the outside of a router."""
 
+    PLURAL = "`nat`"
+
     preset = defaulted(OneOf(NatPreset), NatPreset.MASQUERADE, "Behaviour of mapping and filtering.")
     outside = optional(STRICT_TEXT, "Outside: a network, a neighbour or an interface; default: towards other routers.")
     hairpin = optional(Flag(), "Hosts inside reach each other at outside addresses.")
@@ -63,6 +65,8 @@ class NatValue:
 
 class PortForwardFile(Shape):
     """Ports of a router's outside address that lead to a host."""
+
+    PLURAL = "`forward`"
 
     port = required(TEXT, "Port or range outside: 8080, 5000-5010.")
     to = required(STRICT_TEXT, "The host.")
@@ -108,6 +112,8 @@ _FLOWS, STEP_FLOWS = _flows(FlowFile), _flows(FlowInStep)
 
 class FirewallFile(Shape):
     """Which packets a node accepts."""
+
+    PLURAL = "`firewall`"
 
     preset = defaulted(OneOf(FirewallPreset), FirewallPreset.OPEN, "What passes beside the lists.")
     policy = optional(OneOf(Policy), "What happens to other packets: accept, drop or reject.")

@@ -50,6 +50,8 @@ _HOP = Of(HopFile, short="via", otherwise=Mistake("expected a gateway, or a mapp
 class RouteFile(Shape):
     """A route of the node."""
 
+    PLURAL = "`routes`"
+
     to = required(TEXT, "Destination: a prefix, an address, `default`, or the name of a network or a node.")
     via = optional(ListOf(STRICT_TEXT, at_least=1, or_one=True), "The gateway: a node or an address; a list: several.")
     dev = optional(STRICT_TEXT, "The interface; default: the one on the gateway's network.")
@@ -76,6 +78,8 @@ class RouteFile(Shape):
 
 class RuleFile(Shape):
     """A policy rule: packets that all its keys select are looked up in a table, or refused."""
+
+    PLURAL = "`rules`"
 
     source = optional(TEXT, "Packets from this prefix, address, network or node.", name="from")
     to = optional(TEXT, "Packets to this prefix, address, network or node.")

@@ -116,6 +116,8 @@ class PortFile(ProfiledFile):
 class EndFile(PortFile):
     """A node's end of a link, or its membership in a network; an impairment applies to packets that it sends."""
 
+    PLURAL = "ends of links, members of networks"
+
     node = required(_NAME, "The node's name; the name of a group (`count`) stands for all its nodes.")
     interface = optional(STRICT_TEXT, "Name of the interface; default: eth0, eth1, ...")
     mac = optional(STRICT_TEXT, "MAC address: 02:00:00:00:00:01.")
@@ -133,6 +135,8 @@ _END = Of(
 class LinkFile(PortFile):
     """A direct link between two nodes; an impairment applies to each direction."""
 
+    PLURAL = "links"
+
     ends = required(ListOf(_END, 2, 2), "The two nodes.")
     mtu = optional(_MTU, "Largest packet in bytes.")
     offload = defaulted(Flag(), True, "Packets larger than the MTU, with checksums left to the device.")
@@ -142,6 +146,8 @@ class LinkFile(PortFile):
 
 class ExposureFile(Shape):
     """A port of the machine that leads to a port of the host."""
+
+    PLURAL = "`expose`"
 
     machine = required(TEXT, "Port of the machine, or 192.0.2.1:8080 for one of its addresses only.")
     port = required(Whole(1, PORT_MAX), "Port of the host.")
@@ -155,6 +161,8 @@ _EXPOSURE = TextOr(
 
 class LimitsFile(Shape):
     """Limits for all programs of a node together."""
+
+    PLURAL = "`limits`"
 
     pids = optional(Whole(2, PIDS_MAX), "Number of processes and threads.")
     memory = optional(_AMOUNT, "Memory: 256MiB; a plain number is bytes.")
@@ -229,6 +237,8 @@ _CONFIG = Of(
 class ServiceFile(ProgramFile):
     """A program that runs as long as the lab does."""
 
+    PLURAL = "services"
+
     use = optional(OneOf(Daemon), "Instead of `run`: a daemon that labctl starts, with its configuration file.")
     config = optional(
         _CONFIG, "The daemon's configuration: a file, or {content: TEXT}; address variables are replaced."
@@ -278,6 +288,8 @@ class StpProtocol(StrEnum):
 
 class StpFile(Shape):
     """The spanning tree protocol of a switch."""
+
+    PLURAL = "`stp`"
 
     enable = defaulted(Flag(), True, "Whether it runs.")
     protocol = defaulted(OneOf(StpProtocol), StpProtocol.STP, "The protocol: stp (IEEE 802.1D).")
@@ -359,6 +371,8 @@ class PeerFile(Shape):
 class WireguardFile(Shape):
     """Keys and peers of a WireGuard interface."""
 
+    PLURAL = "`wireguard`"
+
     peers = defaulted(ListOf(Of(PeerFile, short={str: "node"})), [], "The peers.")
     port = optional(Whole(1, PORT_MAX), "UDP port; default: 51820.")
     private_key = optional(STRICT_TEXT, "Private key; default: the lab generates one, and keeps it.")
@@ -369,6 +383,8 @@ _TUNNEL = Of(TunnelEndFile, short={str: "remote"})
 
 class DeviceFile(ProfiledFile):
     """A virtual interface of a node: one of the keys from `vlan` to `dummy` is its kind."""
+
+    PLURAL = "`interfaces`"
 
     vlan = optional(Whole(1, 4094), "VLAN with this id, on the interface `on`.")
     bond = optional(OneOf(BondMode), "Bond of `members`, in this mode.")
@@ -418,6 +434,8 @@ class DeviceFile(ProfiledFile):
 class TunnelFile(Shape):
     """A tunnel between two nodes, with an interface on each."""
 
+    PLURAL = "tunnels"
+
     ends = required(ListOf(_END, 2, 2), "The two nodes.")
     kind = required(OneOf(LinkOverKind), "Kind of tunnel, as of ip-link(8).")
     ipv4 = optional(_IPV4_PREFIX, "IPv4 prefix of the tunnel; false for none.")
@@ -431,6 +449,8 @@ class TunnelFile(Shape):
 
 class SwitchFile(BridgeFile):
     """A switch without members of its own."""
+
+    PLURAL = "switches"
 
     sysctls = defaulted(_VALUES, {}, "Kernel settings below net., for example net.core.somaxconn.")
     labels = defaulted(Labels(), {}, "Labels, by which commands and steps select nodes: {role: db}, or [edge].")
@@ -470,11 +490,15 @@ class NodeFile(Shape):
 class HostFile(NodeFile):
     """A host."""
 
+    PLURAL = "hosts"
+
     expose = defaulted(ListOf(_EXPOSURE), [], "Ports of the machine that lead to it: 8080:80, 192.0.2.1:5353:53/udp.")
 
 
 class RouterFile(NodeFile):
     """A router."""
+
+    PLURAL = "routers"
 
     nat = defaulted(NatValue(), False, "true: connect the lab to the machine's network; else translate addresses.")
     forward = defaulted(FORWARD, [], "Ports of its outside addresses that lead to hosts: 8080:web:80, 5353:dns:53/udp.")
@@ -483,6 +507,8 @@ class RouterFile(NodeFile):
 class VlanFile(Shape):
     """A VLAN."""
 
+    PLURAL = "`vlans`"
+
     id = required(Whole(1, VLAN_MAX), "Its number.")
     ipv4 = optional(_IPV4_PREFIX, "IPv4 prefix; false for none.")
     ipv6 = optional(_IPV6_PREFIX, "IPv6 prefix; false for none.")
@@ -490,6 +516,8 @@ class VlanFile(Shape):
 
 class NetworkFile(BridgeFile):
     """A switch with members; `between`, `delays` and `distances` are for packets from one member to another."""
+
+    PLURAL = "networks"
 
     members = defaulted(ListOf(_END), [], "Nodes with an interface on it.")
     between = defaulted(ListOf(Of(BetweenFile)), [], "Impairments between two members, in each direction.")
@@ -523,6 +551,8 @@ _INCLUDE = Of(
 
 class TopologyFile(Shape):
     """A topology of labctl: hosts, routers, switches and links."""
+
+    PLURAL = "a topology file"
 
     name = optional(_NAME, "Name; default: the file's name.")
     about = defaulted(STRICT_TEXT, "", "One sentence about its purpose.")
