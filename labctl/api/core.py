@@ -103,7 +103,8 @@ class Core:
             core.programs.tracer, core.programs.traces_everything = core.tracer, trace
             if has_services:
                 core._service_traces = ServiceTraces(core.tracer, everything=trace)
-                services.start(engine, plan, traces=core._service_traces)
+                for failure in services.start(engine, plan, traces=core._service_traces):
+                    warnings.warn(str(failure), RuntimeWarning, stacklevel=4)
             core._watch_services()
             if core.recording is not None:
                 with suppress(DeadlineExceeded):  # it records what it can

@@ -314,6 +314,7 @@ COMMANDS = (
             *_TOPOLOGY,
             Parameter("name", "--name LAB", "Name of the lab (default: the topology's name).", "lab_names"),
             Parameter("dry_run", "--dry-run", "Show the changes without making them."),
+            Parameter("strict", "--strict", "Fail if a command or service fails that may fail, as in foreign files."),
         ),
         "labctl up office.yaml",
     ),

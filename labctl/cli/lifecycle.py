@@ -17,6 +17,7 @@ from labctl.structs import Struct
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
     from labctl.lab.description import FaultInfo
+    from labctl.observe.services import Failure
     from labctl.plan.diff import Difference
     from labctl.plan.operations import Plan
     from labctl.topology.model import Topology
@@ -30,9 +31,10 @@ def up(
     name: str | None = None,
     dry_run: bool = False,
     values: Sequence[str] = (),
+    strict: bool = False,
 ) -> int:
     """Run `labctl up`."""
-    return bring_up(one_topology("up", topology, topo), name, dry_run=dry_run, values=values)
+    return bring_up(one_topology("up", topology, topo), name, dry_run=dry_run, values=values, strict=strict)
 
 
 class Target(Struct, frozen=True):
@@ -45,10 +47,17 @@ class Target(Struct, frozen=True):
     visible_paths: tuple[Path, ...]
 
 
-def bring_up(source: str, name: str | None = None, *, dry_run: bool = False, values: Sequence[str] = ()) -> int:
+def bring_up(
+    source: str,
+    name: str | None = None,
+    *,
+    dry_run: bool = False,
+    values: Sequence[str] = (),
+    strict: bool = False,
+) -> int:
     """Create the lab, or update the running lab of that name, and print the changes.
 
-    `source` is a file or a shape, and `values` are values of its parameters.
+    `source` is a file or a shape, and `values` are values of its parameters. `strict`: no command may fail.
     """
     from labctl.lab.client import registry, state_dir
 
@@ -65,7 +74,7 @@ def bring_up(source: str, name: str | None = None, *, dry_run: bool = False, val
         last = attempt == _ATTEMPTS - 1
         running = target.name in state_dir.labs()
         try:
-            (_update if running else _create)(screen, target)
+            (_update if running else _create)(screen, target, strict=strict)
         except Stopped as stopped:
             stopped.outcome = f"lab {target.name} {'is unchanged' if running else 'was removed'}"
             raise
@@ -108,7 +117,7 @@ def _target(source: str, name: str | None, values: Sequence[str]) -> Target:
     return Target(name or topology.name, topology, build(topology), text, visible)
 
 
-def _create(screen: Screen, target: Target) -> None:
+def _create(screen: Screen, target: Target, *, strict: bool) -> None:
     from labctl.lab.client.handle import Lab
 
     started = time.monotonic()
@@ -117,6 +126,7 @@ def _create(screen: Screen, target: Target) -> None:
     ready = sum(len(node.services) for node in topology.nodes)
     paths: tuple[str | Path, ...] = target.visible_paths
     needs_services = any(node.services or node.commands or node.tree for node in target.plan.nodes)
+    failures: Sequence[Failure] = ()
     if needs_services:
         from labctl.observe import services
 
@@ -127,8 +137,9 @@ def _create(screen: Screen, target: Target) -> None:
     ):
         if needs_services:
             shown.does(f"starting {_count(ready, 'service')} of lab {target.name}")
-            services.start(lab, target.plan)
+            failures = services.start(lab, target.plan, strict=strict)
         lab.stay()
+    _complain_of(failures)
     counted = ", ".join([*parts, *([_count(ready, "service")] if ready else [])])
     screen.line(f"lab {target.name} is up: {counted}, in {time.monotonic() - started:.2f} s")
     if topology.hosts:
@@ -142,10 +153,19 @@ def _create(screen: Screen, target: Target) -> None:
         screen.line(f"To stop it: labctl down {target.name}")
 
 
-def _update(screen: Screen, target: Target) -> None:
+def _complain_of(failures: Sequence[Failure]) -> None:
+    """Report commands and services that failed and may fail."""
+    for failure in failures:
+        complain(f"warning: {failure}")
+    if failures:
+        complain("The lab is up without what failed. With --strict, a failure ends it.")
+
+
+def _update(screen: Screen, target: Target, *, strict: bool) -> None:
     from labctl.lab.client.handle import Lab
     from labctl.observe import services
 
+    failures: list[Failure] = []
     with waiting(f"updating lab {target.name}"), Lab.attach(target.name) as lab, lab.changing():
         found = difference_from(lab, target.plan)
         before = lab.describe()
@@ -154,10 +174,13 @@ def _update(screen: Screen, target: Target) -> None:
             lab.heal()
         idle = _idle(lab, target.plan, found)
         if found or idle:
-            with services.replacing(lab, before.plan, target.plan, found.ended, found.restarted):
+            with services.replacing(
+                lab, before.plan, target.plan, found.ended, found.restarted, strict=strict
+            ) as failures:
                 lab.reconcile(target.plan, source=target.source)
         elif before.source != target.source:
             lab.reconcile(target.plan, source=target.source)  # so that `labctl inspect` reports the current file
+    _complain_of(failures)
     if found or not (idle or faults):
         _show_changes(screen, found)
     _show_idle(screen, idle)

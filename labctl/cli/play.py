@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from labctl.cli import play_lines
+from labctl.cli.exit import complain
 from labctl.cli.play_session import Exit, PlaySession, statement_lines
 from labctl.cli.prompt import completion, history, interruptible, is_interrupt, signals_end_the_prompt
 from labctl.clock import monotonic_ns
@@ -79,7 +80,8 @@ def open_lab(stack: ExitStack, plan: Plan, visible_paths: tuple[Path, ...]) -> L
     from labctl.observe import services
 
     lab = stack.enter_context(Lab.open(plan, visible_paths=(*visible_paths, *services.visible_paths(plan))))
-    services.start(lab, plan)
+    for failure in services.start(lab, plan):
+        complain(f"warning: {failure}")
     return lab
 
 

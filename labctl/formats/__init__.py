@@ -59,6 +59,7 @@ def translate(path: Path, options: Options | None = None) -> Translation | None:
 
     chosen = options or Options()
     sketch = _sketch(found, path, chosen)
+    sketch.file = path.name if path.is_file() else "lab.conf"
     assembled = assemble(sketch, chosen)
     counts = _counts(assembled.data)
     header = [f"Made by `labctl import` from {path.name or path.resolve().name} ({sketch.tool}): {counts}."]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network, ip_interface
 
-from labctl.formats.sketch import Addressing, Cable, Device, Options, Part, Port, Role, Sketch, Value
+from labctl.formats.sketch import Addressing, Cable, Device, Line, Options, Part, Port, Role, Sketch, Value
 from labctl.formats.startup import route_of
 from labctl.formats.yaml_writer import Path
 from labctl.structs import Struct, field
@@ -37,8 +37,23 @@ def assemble(sketch: Sketch, options: Options) -> Assembled:
     """Return the topology file of the sketch; what changes is added to its report."""
     leave_out(sketch, options.without)
     for cable in sketch.cables:
-        cable.mtu = 0 if cable.mtu == _USUAL_MTU else cable.mtu
+        _set_mtu(sketch, cable)
     return _Assembly(sketch).assembled()
+
+
+def _set_mtu(sketch: Sketch, cable: Cable) -> None:
+    """Take an MTU that all devices of the cable set; others stay commands."""
+    devices = {device.name: device for device in sketch.devices.values()}
+    ports = [port for port in cable.ports if devices[port.device].role is not Role.SWITCH]
+    wanted = {port.mtu for port in ports}
+    if len(wanted) == 1 and wanted != {0} and len(ports) == len(cable.ports):
+        cable.mtu = wanted.pop()
+    else:
+        for port in ports:
+            if port.mtu and port.mtu != cable.mtu:
+                command = f"ip link set dev {port.name} mtu {port.mtu}"
+                devices[port.device].commands.insert(0, command)
+    cable.mtu = 0 if cable.mtu == _USUAL_MTU else cable.mtu
 
 
 def leave_out(sketch: Sketch, without: frozenset[Part]) -> None:
@@ -254,7 +269,9 @@ class _Assembly:
             flag = "-6 " if family == 6 else ""
             nodad = " nodad" if family == 6 else ""
             name = names[id(port)]
-            device.commands[:0] = [f"ip {flag}address add {address} dev {name}{nodad}" for address in extra]
+            commands = [f"ip {flag}address add {address} dev {name}{nodad}" for address in extra]
+            device.commands[:0] = commands
+            device.origins |= dict.fromkeys(commands, Line("", port.line))
 
     def routes(self) -> None:
         """Make keys of commands that add a route by a gateway on a network of the node."""
@@ -320,7 +337,7 @@ class _Assembly:
                 found = {name: device for name, device in found.items() if name not in members}
             if not found:
                 continue
-            self.data[section] = {name: _settings(device) for name, device in found.items()}
+            self.data[section] = {name: _settings(device, self.sketch.file) for name, device in found.items()}
             for name, device in found.items():
                 if device.comment:
                     self.comments[section, name] = device.comment
@@ -406,13 +423,23 @@ def _is_plain(cable: Cable, switch: str, roles: Mapping[str, Role | None]) -> bo
     return len(ends) == len(others) == 1 and not any(port.impairment for port in cable.ports)
 
 
-def _settings(device: Device) -> dict[str, Value]:
+def _settings(device: Device, file: str) -> dict[str, Value]:
+    """Return the node's keys; its commands and services may fail, because they were written for another system."""
+
+    def foreign(program: dict[str, Value], name: str) -> dict[str, Value]:
+        line = device.origins.get(name)
+        where = (line.file or file) + (f":{line.number}" if line.number else "") if line is not None else ""
+        return {**program, "may_fail": True, **({"origin": where} if where else {})}
+
     settings = dict(device.settings)
+    if services := settings.pop("services", None):
+        settings["services"] = {name: foreign(each, name) for name, each in services.items()}
     private = [path for path in settings.pop("private", []) if not path.startswith(_OWN)]
     if private:
         settings["private"] = private
     if device.commands:
-        settings["exec"] = list(device.commands)
+        shells = [each["shell"] if isinstance(each, dict) else each for each in device.commands]
+        settings["exec"] = [foreign({"shell": shell}, shell) for shell in shells]
     return settings
 
 

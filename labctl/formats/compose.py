@@ -14,7 +14,7 @@ from typing import Any
 from labctl.documents import Document
 from labctl.errors import InputError
 from labctl.formats.machine_changes import change_of
-from labctl.formats.sketch import Cable, Device, Port, Role, Sketch
+from labctl.formats.sketch import Cable, Device, Line, Port, Role, Sketch
 from labctl.formats.startup import own_directories, program_exists
 from labctl.formats.values import items, line_of, mapping, pairs, text, texts
 
@@ -214,6 +214,7 @@ class _Reader:
             program["cwd"] = directory
         self.health(program, mapping(given.get("healthcheck")))
         device.settings["services"] = {device.name: program}
+        device.origins[device.name] = Line("", line)
 
     def dependencies(self, given: dict[str, Any]) -> list[str]:
         wanted = given.get("depends_on")

@@ -13,8 +13,8 @@ from typing import Any
 
 from labctl.documents import Document
 from labctl.errors import InputError
-from labctl.formats.sketch import Addressing, Cable, Device, Port, Role, Sketch, valid_interface
-from labctl.formats.startup import Line, configure, frr_addresses, start_routing
+from labctl.formats.sketch import Addressing, Cable, Device, Line, Port, Role, Sketch, valid_interface
+from labctl.formats.startup import configure, frr_addresses, start_routing
 from labctl.formats.values import items, line_of, mapping, pairs, text, texts
 
 _LINUX = frozenset({"linux", "host", "ext-container", "k8s-kind"})

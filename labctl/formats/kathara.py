@@ -11,8 +11,8 @@ import shlex
 from pathlib import Path
 
 from labctl.errors import InputError
-from labctl.formats.sketch import Addressing, Device, Port, Role, Sketch
-from labctl.formats.startup import Line, configure, frr_addresses, interfaces_file, routing_config
+from labctl.formats.sketch import Addressing, Device, Line, Port, Role, Sketch
+from labctl.formats.startup import configure, frr_addresses, interfaces_file, routing_config, routing_daemons
 
 _LINE = re.compile(r"(?P<device>[\w.-]+)\[(?P<key>\w+)\]\s*=\s*(?P<value>.*)")
 _DESCRIPTION = re.compile(r"LAB_(?P<key>\w+)\s*=\s*(?P<value>.*)")
@@ -139,6 +139,7 @@ class _Reader:
             if (self.directory / "shared").is_dir():
                 device.append("binds", "shared:/shared:rw")
             device.routing = routing_config(folder, name)
+            device.daemons = routing_daemons(folder)
             if device.routing is not None:
                 self.addresses(device, folder)
             interfaces = folder / "etc/network/interfaces"

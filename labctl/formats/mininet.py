@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from labctl.errors import InputError
-from labctl.formats.sketch import Addressing, Cable, Device, Options, Port, Role, Sketch, valid_interface
-from labctl.formats.startup import Line, configure
+from labctl.formats.sketch import Addressing, Cable, Device, Line, Options, Port, Role, Sketch, valid_interface
+from labctl.formats.startup import configure
 from labctl.formats.values import items, mapping, text, texts
 
 _TIMEOUT_S = 30.0

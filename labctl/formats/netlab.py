@@ -13,8 +13,8 @@ from typing import Any
 
 from labctl.documents import Document
 from labctl.errors import InputError
-from labctl.formats.sketch import Cable, Port, Role, Sketch, valid_interface
-from labctl.formats.startup import Line, configure
+from labctl.formats.sketch import Cable, Line, Port, Role, Sketch, valid_interface
+from labctl.formats.startup import configure
 from labctl.formats.values import items, line_of, mapping, text, texts
 
 _HOSTS = frozenset({"linux", "none", "unknown"})

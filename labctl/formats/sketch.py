@@ -104,6 +104,8 @@ class Port(Struct):
     ipv6: list[str] = field(default_factory=list)
     mac: str = ""
     impairment: dict[str, str] = field(default_factory=dict)  # of packets that it sends, with keys of topology files
+    mtu: int = 0  # that its own device sets
+    settings: dict[str, Value] = field(default_factory=dict)  # further keys of topology files
     line: int = 0
 
     def addresses(self, family: int) -> list[str]:
@@ -129,6 +131,14 @@ class Cable(Struct):
         return self.ipv4 if family == 4 else self.ipv6
 
 
+class Line(Struct, frozen=True):
+    """A command; its line (0: unknown) and the name of its file, "" for the foreign file itself."""
+
+    text: str
+    number: int = 0
+    file: str = ""
+
+
 class Device(Struct):
     """A node. Without a role it is a router if it has several ports, else a host."""
 
@@ -136,8 +146,10 @@ class Device(Struct):
     role: Role | None = None
     settings: dict[str, Value] = field(default_factory=dict)  # keys of hosts and routers in topology files
     commands: list[Value] = field(default_factory=list)  # for `exec`
+    origins: dict[str, Line] = field(default_factory=dict)  # where commands and services (by their names) come from
     own: list[str] = field(default_factory=list)  # directories of the node itself, because files are placed there
     routing: Value = None  # the configuration of FRR, if the device has one
+    daemons: list[str] = field(default_factory=list)  # of FRR, beside those that the configuration mentions
     comment: str = ""
     line: int = 0
 
@@ -161,6 +173,7 @@ class Sketch:
         self.tool = tool
         self.about = ""
         self.addressing = addressing
+        self.file = ""  # the name of the foreign file
         self.devices: dict[str, Device] = {}  # by their name in the foreign file
         self.cables: list[Cable] = []
         self.report = Report()

@@ -15,17 +15,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from pathlib import Path
 
 from labctl.formats.machine_changes import change_of
-from labctl.formats.sketch import Device, Port, Sketch, Value
-from labctl.structs import Struct
-
-
-class Line(Struct, frozen=True):
-    """A command; its line (0: unknown) and the name of its file, "" for the foreign file itself."""
-
-    text: str
-    number: int = 0
-    file: str = ""
-
+from labctl.formats.sketch import Device, Line, Port, Sketch, Value
+from labctl.structs import Struct, replace
 
 # What makes the lines of a script depend on each other: control flow, variables, the working directory.
 _STATEFUL = re.compile(
@@ -43,10 +34,14 @@ _BUILTIN = re.compile(
     r"|type|ulimit|umask|unset|wait"
 )
 _PROC_SYS = re.compile(r"echo\s+[\"']?(-?\w+)[\"']?\s*>\s*/proc/sys/(net/[\w./-]+)")
+_TC_TIME = re.compile(r"[\d.]+(?:us|ms|s)")
 _META = re.compile(r"[|&;<>()$`*?#~]")
 _UNIT_ACTIONS = frozenset({"start", "restart", "reload", "enable", "stop", "status", "force-reload"})
 ROUTING_SUITES = frozenset({"frr", "quagga", "zebra"})
-_ROUTING_DAEMONS = ("zebra", "staticd", "ospfd", "ospf6d", "bgpd", "ripd", "ripngd", "isisd", "pimd", "ldpd", "bfdd")
+_ROUTING_DAEMONS = (
+    *("zebra", "staticd", "ospfd", "ospf6d", "bgpd", "ripd", "ripngd", "isisd", "pimd", "ldpd", "bfdd", "eigrpd"),
+    "vrrpd",
+)
 _SBIN = ("/usr/sbin", "/sbin", "/usr/local/sbin", "/usr/lib/frr")
 
 
@@ -71,6 +66,20 @@ DAEMONS = {
     "bind9": _NAMED,
     "radvd": Daemon("radvd", "-n"),
     "lighttpd": Daemon("lighttpd", "-D", "-f", "/etc/lighttpd/lighttpd.conf", ready="tcp/80"),
+    "bird": Daemon("bird", "-f", private=("/run/bird",)),
+    "haproxy": Daemon("haproxy", "-db", "-f", "/etc/haproxy/haproxy.cfg"),
+    "isc-dhcp-server": Daemon("dhcpd", "-f", "-d", private=("/var/lib/dhcp",)),
+    "isc-dhcp-relay": Daemon("dhcrelay", "-d"),
+    "vsftpd": Daemon("vsftpd", ready="tcp/21"),
+    "squid": Daemon("squid", "-N", ready="tcp/3128", private=("/var/log/squid", "/var/spool/squid")),
+    "snmpd": Daemon("snmpd", "-f", ready="udp/161"),
+    "keepalived": Daemon("keepalived", "-n", "-l"),
+    "openbsd-inetd": Daemon("inetd", "-i"),
+    "inetd": Daemon("inetd", "-i"),
+    "xinetd": Daemon("xinetd", "-dontfork"),
+    "nftables": Daemon("nft", "-f", "/etc/nftables.conf"),
+    "mosquitto": Daemon("mosquitto", ready="tcp/1883"),
+    "chrony": Daemon("chronyd", "-d", "-x"),
 }
 
 
@@ -99,6 +108,7 @@ def configure(sketch: Sketch, device: Device, lines: Iterable[Line], *, shell: b
             return
         device.commands.append({"shell": script})
         first = rest[0]
+        device.origins[script] = first
         subject = first.file or device.name
         sketch.report.note(
             "from here on the script has control flow or variables, and runs as it is", subject, first.number
@@ -125,12 +135,19 @@ class _Applied:
 
     def apply(self) -> None:
         text = self.line.text.strip()
+        if parts := _parts(text):
+            for part in parts:
+                _Applied(self.sketch, self.device, self.ports, replace(self.line, text=part)).apply()
+            return
         if match := _PROC_SYS.fullmatch(text):
             self.sysctl(match[2].replace("/", "."), match[1])
             return
         words = _words(text)
-        if words is not None and self.is_configuration(words):
-            return
+        if words is not None:
+            if self.is_configuration(words):
+                return
+            if not program_exists(_program(text)) and (modern := modern_command(words)):
+                text, words = modern, None
         self.command(text, words)
 
     def is_configuration(self, words: list[str]) -> bool:
@@ -150,6 +167,11 @@ class _Applied:
                         return self.ip_link(more)
             case ["ifconfig", name, *more]:
                 return self.ifconfig(name, more)
+            case ["tc", "qdisc", "add" | "replace", "dev", name, "root", *more] if name in self.ports:
+                return self.queueing(self.ports[name], more)
+            case ["ethtool", "-K" | "--offload", name, *more] if name in self.ports and "on" not in more:
+                self.device.settings["offload"] = False
+                return True
             case ["sysctl", *more]:
                 pairs = [word.partition("=") for word in more if not word.startswith("-")]
                 if pairs and all(equals and key.startswith("net") for key, equals, _ in pairs):
@@ -162,6 +184,8 @@ class _Applied:
                 return True  # etc/network/interfaces is read
             case ["/etc/init.d/networking", *_] | ["systemctl", "restart" | "start", "networking"]:
                 return True
+            case [path, action] if path.endswith(("/frrinit.sh", "/quaggainit.sh")) and action in _UNIT_ACTIONS:
+                return self.daemon("frr", action)
             case ["systemctl", *more]:
                 more = [word for word in more if not word.startswith("-")]
                 return len(more) == 2 and more[0] in _UNIT_ACTIONS and self.daemon(more[1], more[0])
@@ -217,12 +241,54 @@ class _Applied:
 
     def ip_link(self, words: list[str]) -> bool:
         words = [word for word in words if word != "dev"]
-        match words:
-            case [name, "up"] | ["up", name] if name in self.ports or name == "lo":
-                return True
-            case [name, "address", mac] if name in self.ports:
-                return self.mac(name, mac)
-        return False
+        if words[:1] == ["up"]:
+            words = [*words[1:2], "up", *words[2:]]
+        if not words or (words[0] not in self.ports and words[1:] not in (["up"], ["mtu", "65536"])):
+            return False
+        name, mac, mtu = words[0], "", ""
+        if name not in self.ports:
+            return name == "lo"
+        rest = iter(words[1:])
+        for word in rest:
+            if word == "address" and not mac:
+                mac = next(rest, "")
+            elif word == "mtu" and not mtu:
+                mtu = next(rest, "")
+            elif word != "up":
+                return False
+        return (not mac or self.mac(name, mac)) and (not mtu or self.mtu(name, mtu))
+
+    def mtu(self, name: str, mtu: str) -> bool:
+        if not mtu.isdecimal() or not 68 <= int(mtu) <= 65535:
+            return False
+        self.ports[name].mtu = int(mtu)
+        return True
+
+    def queueing(self, port: Port, words: list[str]) -> bool:
+        """Take a simple netem or tbf of tc(8)."""
+        if words[:1] == ["handle"]:
+            words = words[2:]
+        kind, rest = "".join(words[:1]), words[1:]
+        found: dict[str, str] = {}
+        while rest:
+            name, value = rest[0], "".join(rest[1:2])
+            if kind == "netem" and found.keys() == {"delay"} and _TC_TIME.fullmatch(name):
+                found["jitter"] = name
+                rest = rest[1:]
+                continue
+            if kind == "netem" and name == "delay" and _TC_TIME.fullmatch(value):
+                found["delay"] = value
+            elif kind == "netem" and name == "loss" and re.fullmatch(r"[\d.]+%", value):
+                found["loss"] = value
+            elif name == "rate" and re.fullmatch(r"[\d.]+[kmg]?bit", value):
+                found["rate"] = value
+            elif kind != "tbf" or name not in ("burst", "latency", "limit", "buffer", "maxburst"):
+                return False
+            rest = rest[2:]
+        if kind not in ("netem", "tbf") or not found:
+            return False
+        port.impairment |= found
+        return True
 
     def mac(self, name: str, mac: str) -> bool:
         if not re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", mac) or int(mac[:2], 16) & 1:
@@ -233,6 +299,8 @@ class _Applied:
     def ifconfig(self, name: str, words: list[str]) -> bool:
         if name == "lo" and not [word for word in words if word not in ("up", "127.0.0.1")]:
             return True
+        if ":" in name and name.partition(":")[0] in self.ports:  # an alias
+            name = name.partition(":")[0]
         if name not in self.ports:
             return False
         address, mask, mac = "", "", ""
@@ -244,6 +312,9 @@ class _Applied:
                 next(rest, "")
             elif word in ("up", "add", "inet6", "inet"):
                 continue
+            elif word == "mtu":
+                if not self.mtu(name, next(rest, "")):
+                    return False
             elif word == "hw" and next(rest, "") == "ether":
                 mac = next(rest, "")
             elif not address and re.match(r"[0-9a-fA-F.:]+(/\d+)?$", word):
@@ -284,6 +355,7 @@ class _Applied:
         else:
             service = {"run": known.argv} | ({"ready": {"listening": known.ready}} if known.ready else {})
             self.device.add("services", name, service)
+            self.device.origins.setdefault(name, self.line)
             for directory in known.private:
                 self.device.append("private", directory)
         return True
@@ -292,6 +364,9 @@ class _Applied:
         if _KEEPS_ALIVE.fullmatch(text) or _NO_DEFAULT.fullmatch(text):
             return
         program = _program(text)
+        if program.rpartition("/")[2] == "vtysh" and "frr" in self.device.settings.get("services", {}):
+            self.after_frr(text)
+            return
         if change := change_of(text, own_directories(self.device)):
             self.left_out(f"`{_short(text)}`", change)
             return
@@ -305,6 +380,14 @@ class _Applied:
             self.service(program, {"run": simple} if simple else {"shell": body})
             return
         self.device.commands.append(text)
+        self.device.origins[text] = self.line
+
+    def after_frr(self, text: str) -> None:
+        """Run a command of vtysh when FRR has its configuration."""
+        before = self.device.settings["services"].get("vtysh")
+        shell = f"{before['shell']}\n{text}" if before else text
+        self.device.settings["services"]["vtysh"] = {"shell": shell, "after": ["frr"]}
+        self.device.origins.setdefault("vtysh", self.line)
 
     def service(self, program: str, value: dict[str, object]) -> None:
         services = self.device.settings.setdefault("services", {})
@@ -314,6 +397,58 @@ class _Applied:
         while name in services:
             name, number = f"{base}-{number}", number + 1
         services[name] = value
+        self.device.origins[name] = self.line
+
+
+def modern_command(words: Sequence[str]) -> str:
+    """Return the ip(8) command for one of net-tools, bridge-utils or vconfig, which machines may lack; "" for none."""
+    while words[:1] == ["sudo"]:
+        words = words[1:]
+    match [words[0].rpartition("/")[2], *words[1:]]:
+        case ["brctl", "addbr", bridge]:
+            return f"ip link add {bridge} type bridge"
+        case ["brctl", "delbr", bridge]:
+            return f"ip link delete {bridge} type bridge"
+        case ["brctl", "addif", bridge, *names] if names:
+            return " && ".join(f"ip link set {name} master {bridge}" for name in names)
+        case ["brctl", "delif", _, name]:
+            return f"ip link set {name} nomaster"
+        case ["brctl", "stp", bridge, state]:
+            return f"ip link set {bridge} type bridge stp_state {int(state in ('on', 'yes', '1'))}"
+        case ["brctl", "setageing", bridge, seconds] if seconds.isdecimal():
+            return f"ip link set {bridge} type bridge ageing_time {int(seconds) * 100}"
+        case ["brctl", "setbridgeprio", bridge, priority]:
+            return f"ip link set {bridge} type bridge priority {priority}"
+        case ["vconfig", "add", name, number] if number.isdecimal():
+            return f"ip link add link {name} name {name}.{number} type vlan id {number}"
+        case ["ifconfig", name, "up" | "down" as state]:
+            return f"ip link set {name} {state}"
+        case ["ifconfig", name, address, *rest] if set(rest) <= {"up"} and "/" in address:
+            return f"ip address add {address} dev {name} && ip link set {name} up"
+        case ["ifconfig", name, address, "netmask", mask, *rest] if set(rest) <= {"up"}:
+            return f"ip address add {address}/{mask} dev {name} && ip link set {name} up"
+        case ["route", "add" | "del" as action, *rest]:
+            words = [word for word in rest if word not in ("-net", "-host")]
+            if "netmask" in words[:-1]:
+                at = words.index("netmask")
+                words = [f"{words[0]}/{words[at + 1]}", *words[1:at], *words[at + 2 :]]
+            return f"ip route {action} {' '.join('via' if word in ('gw', 'gateway') else word for word in words)}"
+        case ["iptables-legacy" | "ip6tables-legacy" as program, *rest] if program_exists(program[: -len("-legacy")]):
+            return shlex.join([program.removesuffix("-legacy"), *rest])
+        case ["arp", "-i", name, "-s", address, mac]:
+            return f"ip neighbour replace {address} lladdr {mac} dev {name}"
+    return ""
+
+
+def routing_daemons(folder: Path) -> list[str]:
+    """Return the daemons beside zebra that a file `daemons` turns on (`ospfd=yes`), and staticd, which always runs."""
+    for suite in ("frr", "quagga"):
+        file = folder / "etc" / suite / "daemons"
+        if _is_small_file(file):
+            found = re.findall(r"(?m)^\s*(\w+)\s*=\s*[\"']?(?:yes|true|1)\b", file.read_text("utf-8", "replace"))
+            on = [name for name in dict.fromkeys(found) if name in _ROUTING_DAEMONS[1:]]
+            return list(dict.fromkeys([*on, "staticd"])) if on else []
+    return []
 
 
 def routing_config(folder: Path, relative: str) -> Value:
@@ -334,7 +469,7 @@ def routing_config(folder: Path, relative: str) -> Value:
                 if line and not re.match(r"\s*(?:hostname|(?:enable )?password|log file)\b", line)
             ]
             return {"content": "\n".join(kept) + "\n"}
-    return None
+    return {"content": ""} if routing_daemons(folder) else None
 
 
 def start_routing(sketch: Sketch, device: Device, line: Line) -> None:
@@ -346,7 +481,9 @@ def start_routing(sketch: Sketch, device: Device, line: Line) -> None:
         reason = "FRR is not installed on this machine (package frr)"
         sketch.report.left_out(f"{where}: the daemons of FRR", reason, line.number)
     else:
-        device.add("services", "frr", {"use": "frr", "config": device.routing})
+        daemons = {"daemons": device.daemons} if device.daemons else {}
+        device.add("services", "frr", {"use": "frr", "config": device.routing} | daemons)
+        device.origins.setdefault("frr", line)
         device.append("private", "/var/log/frr")
 
 
@@ -452,6 +589,25 @@ def route_of(command: str) -> GatewayRoute | None:
     except ValueError:
         return None
     return GatewayRoute(network, gateway, int(metric)) if network.version == gateway.version else None
+
+
+def _parts(text: str) -> list[str]:
+    """Return the commands of `a; b && c`, or of `sh -c` with one or several of these; none for anything else."""
+    words = _words(text) if not re.search(r"[\"']", text) else None
+    if words is None:
+        try:
+            words = shlex.split(text)
+        except ValueError:
+            return []
+    if len(words) == 3 and words[0].rpartition("/")[2] in ("sh", "bash", "ash", "dash") and words[1] in ("-c", "-lc"):
+        inner = words[2].strip()
+        if _STATEFUL.match(inner) or "\n" in inner:
+            return []
+        return _parts(inner) or ([inner] if not re.search(r"[\"'\\$`(){}]", inner) else [])
+    if re.search(r"[\"'\\$`(){}<>*?#~|]|(?<!&)&(?!&)", text):
+        return []
+    parts = [part.strip() for part in re.split(r";|&&", text)]
+    return [part for part in parts if part] if len(parts) > 1 and not any(map(_STATEFUL.match, parts)) else []
 
 
 def _words(text: str) -> list[str] | None:

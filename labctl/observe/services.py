@@ -1,7 +1,8 @@
 """Services and commands of a lab: commands run first, then services start in dependency order, each when ready.
 
-Services are detached processes, which the keeper restarts as the file declares. A service that is not ready in time is
-an error that shows its output; the caller then ends the lab or rolls it back (`Lab.changing`).
+Services are detached processes, which the keeper restarts as the file declares. A command that fails, or
+a service that is not ready in time, is an error that shows its output; the caller then ends the lab or rolls it back
+(`Lab.changing`). Those with `may_fail` are returned as failures instead.
 """
 
 from __future__ import annotations
@@ -104,28 +105,51 @@ class Traces(Protocol):
         """Return the tracer's command, and the descriptor of its output, which the caller closes; None: not traced."""
 
 
-def start(lab: Lab, plan: Plan, keys: Iterable[str] | None = None, traces: Traces | None = None) -> None:
+class Failure(Struct, frozen=True):
+    """A command (`program` is exec) or service that failed and may fail, as a sentence with its output."""
+
+    node: str
+    program: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
+def start(
+    lab: Lab,
+    plan: Plan,
+    keys: Iterable[str] | None = None,
+    traces: Traces | None = None,
+    *,
+    strict: bool = False,
+) -> tuple[Failure, ...]:
     """Start services of the plan (`keys`: NODE/SERVICE; None: all, after all commands), and wait until they are ready.
 
-    Services in `after` that are not among them count as ready. LabError, with the output of the one that was not ready
-    in time; the others keep running.
+    Services in `after` that are not among them count as ready. Returns the failures of commands and services that
+    may fail. LabError, with the output, for any other failure (with `strict`: for all); other services keep running.
     """
-    if keys is None:
-        run_commands(lab, plan)
+    failures = list(run_commands(lab, plan, strict=strict)) if keys is None else []
     services = services_of(plan.nodes)
     order = in_order(services if keys is None else keys, services)
     if order:
-        _Startup(lab, plan, {key: services[key] for key in order}, traces).run()
+        startup = _Startup(lab, plan, {key: services[key] for key in order}, traces, strict=strict)
+        startup.run()
+        failures += startup.failures
+    return tuple(failures)
 
 
-def run_commands(lab: Lab, plan: Plan, nodes: Iterable[str] | None = None) -> None:
+def run_commands(
+    lab: Lab, plan: Plan, nodes: Iterable[str] | None = None, *, strict: bool = False
+) -> tuple[Failure, ...]:
     """Run the commands (`exec`) of nodes of the plan (None: all): of each node in order, of all nodes in parallel.
 
-    LabError, with the output of the first command that failed; the commands of other nodes are then ended.
+    Returns the failures of commands that may fail (`strict`: none may). LabError, with the output, for the first other
+    command that failed; the commands of other nodes are then ended.
     """
     chosen = None if nodes is None else frozenset(nodes)
     queues = [
-        _CommandQueue(lab, node.name, node.commands)
+        _CommandQueue(lab, node.name, node.commands, strict=strict)
         for node in plan.nodes
         if node.commands and (chosen is None or node.name in chosen)
     ]
@@ -139,6 +163,7 @@ def run_commands(lab: Lab, plan: Plan, nodes: Iterable[str] | None = None) -> No
             for queue in queues:
                 if queue.process is not None:
                     queue.check(selector, ended=queue.node in ended)
+    return tuple(failure for queue in queues for failure in queue.failures)
 
 
 def _nodes_with_new_commands(old: Plan, new: Plan, replaced: Collection[str]) -> tuple[str, ...]:
@@ -150,51 +175,57 @@ def _nodes_with_new_commands(old: Plan, new: Plan, replaced: Collection[str]) ->
 class _CommandQueue:
     """The commands of one node, which run one after the other, with their output in memory."""
 
-    def __init__(self, lab: Lab, node: str, commands: Iterable[Command]) -> None:
+    def __init__(self, lab: Lab, node: str, commands: Iterable[Command], *, strict: bool) -> None:
         self.lab = lab
         self.node = node
+        self.strict = strict
+        self.failures: list[Failure] = []
         self.remaining = deque(commands)
         self.process: Process | None = None
         self.output = -1
         self.until = 0.0  # CLOCK_MONOTONIC
 
     def begin(self, selector: selectors.BaseSelector) -> None:
-        """Start the next command. LabError."""
-        command = self.remaining[0]
-        self.output = os.memfd_create(
-            "labctl-exec", os.MFD_CLOEXEC
-        )  # not a pipe: processes that it leaves behind may go on writing
-        argv = (_resolve(command.argv[0], command.directory), *command.argv[1:])
-        try:
-            self.process = self.lab.spawn(
-                self.node,
-                argv,
-                env=dict(command.environment),
-                cwd=command.directory,
-                user=command.user,
-                stdout=self.output,
-                stderr=self.output,
-            )
-        except (InputError, LabError) as error:
-            raise LabError(f"exec of {self.node}: cannot start `{command}`: {error}") from error
-        self.until = monotonic() + command.within_s
-        selector.register(self.process, selectors.EVENT_READ, self)
+        """Start the next command that can be started. LabError."""
+        while self.remaining and self.process is None:
+            command = self.remaining[0]
+            self.output = os.memfd_create(
+                "labctl-exec", os.MFD_CLOEXEC
+            )  # not a pipe: processes that it leaves behind may go on writing
+            argv = (_resolve(command.argv[0], command.directory), *command.argv[1:])
+            try:
+                self.process = self.lab.spawn(
+                    self.node,
+                    argv,
+                    env=dict(command.environment),
+                    cwd=command.directory,
+                    user=command.user,
+                    stdout=self.output,
+                    stderr=self.output,
+                )
+            except (InputError, LabError) as error:
+                self._failed(f"cannot start `{_shown(command)}`: {error}", error)
+                self.close()
+                self.remaining.popleft()
+                continue
+            self.until = monotonic() + command.within_s
+            selector.register(self.process, selectors.EVENT_READ, self)
 
     def check(self, selector: selectors.BaseSelector, *, ended: bool) -> None:
-        """Start the next command if this one has exited with 0. LabError if it failed or timed out."""
+        """Start the next command if this one has ended. LabError if it failed or timed out, and must not."""
         assert self.process is not None
         status = self.process.wait(0) if ended else None
-        if status is None:
-            if not ended and monotonic() >= self.until:
-                raise self._failure(f"timed out after {format_duration(self.remaining[0].within_s)}")
+        if status is None and (ended or monotonic() < self.until):
             return
-        if status:
-            raise self._failure(_described(status))
+        if status != 0:
+            how = f"timed out after {format_duration(self.remaining[0].within_s)}"
+            written = os.pread(self.output, READ_BYTES, max(0, os.fstat(self.output).st_size - READ_BYTES))
+            described = how if status is None else _described(status)
+            self._failed(f"`{_shown(self.remaining[0])}` {described}. {_output(written)}")
         selector.unregister(self.process)
         self.close()
         self.remaining.popleft()
-        if self.remaining:
-            self.begin(selector)
+        self.begin(selector)
 
     def close(self) -> None:
         """End the command that runs."""
@@ -205,9 +236,13 @@ class _CommandQueue:
             os.close(self.output)
             self.output = -1
 
-    def _failure(self, how: str) -> LabError:
-        written = os.pread(self.output, READ_BYTES, max(0, os.fstat(self.output).st_size - READ_BYTES))
-        return LabError(f"exec of {self.node}: `{self.remaining[0]}` {how}. {_output(written)}")
+    def _failed(self, problem: str, cause: Exception | None = None) -> None:
+        """Note the failure of the current command. LabError if it must not fail."""
+        command = self.remaining[0]
+        sentence = f"exec of {self.node}{_place(command.origin)}: {problem}"
+        if self.strict or not command.may_fail:
+            raise LabError(sentence) from cause
+        self.failures.append(Failure(self.node, "exec", sentence))
 
 
 def stop(lab: Lab, plan: Plan, keys: Iterable[str]) -> None:
@@ -228,12 +263,19 @@ def not_running(lab: Lab, plan: Plan) -> tuple[str, ...]:
 
 @contextmanager
 def replacing(
-    lab: Lab, old: Plan, new: Plan, removed: Collection[str] = (), restarted: Collection[str] = ()
-) -> Iterator[None]:
+    lab: Lab,
+    old: Plan,
+    new: Plan,
+    removed: Collection[str] = (),
+    restarted: Collection[str] = (),
+    *,
+    strict: bool = False,
+) -> Iterator[list[Failure]]:
     """Wrap `lab.reconcile(new)`: stop services that are removed or changed before it, and start services after it.
 
-    It starts new and changed services, those that do not run, and all services of `restarted` nodes; `removed` are
-    nodes. Use it within `lab.changing()`, which rolls back if a service is not ready or the body fails.
+    Yields the list to which it adds failures as `start` returns them. It starts new and changed services, those that
+    do not run, and all services of `restarted` nodes; `removed` are nodes. Use it within `lab.changing()`, which rolls
+    back if a service is not ready or the body fails.
     """
     before, after = services_of(old.nodes), services_of(new.nodes)
     replaced = {*removed, *restarted}
@@ -244,9 +286,10 @@ def replacing(
         if before[key][0] not in replaced and runs_alike(before[key][1], after[key][1])
     }
     stop(lab, old, [key for key in before if key not in same and key not in down and before[key][0] not in removed])
-    yield
-    run_commands(lab, new, _nodes_with_new_commands(old, new, replaced))
-    start(lab, new, [key for key in after if key not in same or key in down])
+    failures: list[Failure] = []
+    yield failures
+    failures += run_commands(lab, new, _nodes_with_new_commands(old, new, replaced), strict=strict)
+    failures += start(lab, new, [key for key in after if key not in same or key in down], strict=strict)
 
 
 def _running(lab: Lab) -> set[tuple[str, str]]:
@@ -272,9 +315,17 @@ class _Startup:
     """Starts services when those that they depend on are ready, and polls until all are."""
 
     def __init__(
-        self, lab: Lab, plan: Plan, services: dict[str, tuple[str, Service]], traces: Traces | None = None
+        self,
+        lab: Lab,
+        plan: Plan,
+        services: dict[str, tuple[str, Service]],
+        traces: Traces | None = None,
+        *,
+        strict: bool = False,
     ) -> None:
         self.lab = lab
+        self.strict = strict
+        self.failures: list[Failure] = []
         self.traces = traces
         self.hosts_files = HostsFiles(plan)
         self.waiting = services
@@ -300,12 +351,12 @@ class _Startup:
         now = [key for key, (_, service) in self.waiting.items() if not not_ready & set(service.after)]
         for key in now:
             node, service = self.waiting.pop(key)
-            self._launch(key, node, service)
-            if service.ready is not None:
+            if self._launch(key, node, service) and service.ready is not None:
                 self.starting[key] = _Starting(key, node, service, monotonic() + service.within_s)
         return bool(now)
 
-    def _launch(self, key: str, node: str, service: Service) -> None:
+    def _launch(self, key: str, node: str, service: Service) -> bool:
+        """Start the service; return whether it was started. LabError if it was not, and must not fail."""
         tracer, trace = (self.traces and self.traces.open(node, service)) or ((), None)
         try:
             self.lab.start_process(
@@ -321,10 +372,19 @@ class _Startup:
                 trace=trace,
             )
         except (InputError, LabError) as error:
-            raise LabError(f"service {key}: cannot start it: {error}") from error
+            self._failed(key, service, f"cannot start it: {error}", error)
+            return False
         finally:
             if trace is not None:
                 os.close(trace)
+        return True
+
+    def _failed(self, key: str, service: Service, problem: str, cause: Exception | None = None) -> None:
+        """Note the failure of the service. LabError if it must not fail."""
+        sentence = f"service {key}{_place(service.origin)}: {problem}"
+        if self.strict or not service.may_fail:
+            raise LabError(sentence) from cause
+        self.failures.append(Failure(key.partition("/")[0], service.name, sentence))
 
     def _check(self) -> bool:
         """Check the started services; return whether one has become ready. LabError if one ended or is late."""
@@ -340,7 +400,8 @@ class _Startup:
             if self._is_ready(one, one.service.ready):
                 ready.append(key)
             elif ended or late:
-                raise self._failure(one, info, ended=ended)
+                self._failed(key, one.service, self._problem(one, info, ended=ended))
+                ready.append(key)  # services after it start
         for key in ready:
             _end(self.starting.pop(key))
         return bool(ready)
@@ -378,7 +439,7 @@ class _Startup:
         address = parse_address(name)
         return (address,) if address is not None else tuple(map(ip_address, self.hosts_files.find(name, on)))
 
-    def _failure(self, one: _Starting, info: ProcessInfo | None, *, ended: bool) -> LabError:
+    def _problem(self, one: _Starting, info: ProcessInfo | None, *, ended: bool) -> str:
         problem = f"not ready within {format_duration(one.service.within_s)}"
         if ended:
             code = info.returncode if info is not None else None
@@ -387,7 +448,17 @@ class _Startup:
         output = _output(written)
         if not written and not ended and not one.service.tty:
             output += f" {BUFFERED}"
-        return LabError(f"service {one.key}: {problem}: expected {one.service.ready}. {output}")
+        return f"{problem}: expected {one.service.ready}. {output}"
+
+
+def _place(origin: str) -> str:
+    return f" ({origin})" if origin else ""
+
+
+def _shown(command: Command) -> str:
+    """Return the command, or the first line of a script."""
+    first, newline, _ = str(command).strip().partition("\n")
+    return f"{first} ..." if newline else first
 
 
 def _described(status: int) -> str:

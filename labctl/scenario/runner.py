@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from labctl.clock import monotonic
 from labctl.errors import LabctlError, LabGone, LabImpossible, MachineError
+from labctl.programs.output import Stream
 from labctl.programs.waiting import Scope, Watcher
 from labctl.scenario.model import Cancellation, RunOptions, Scenario
 from labctl.scenario.requirements import unmet
@@ -29,6 +30,7 @@ from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
+    from labctl.observe.services import Failure
     from labctl.plan.operations import Plan
     from labctl.programs.program import Program, ServiceTraces
     from labctl.scenario.call_steps import EndedCaller
@@ -185,7 +187,9 @@ def _run_in_lab(
             if options.lab is None:
                 traces = ServiceTraces(recording.tracer, everything=options.trace)
                 after_lab.callback(traces.close)
-                _start_services(lab, plan, cancellation, traces)
+                for failure in _start_services(lab, plan, cancellation, traces):
+                    written = f"{failure}\n".encode()
+                    listener.output(scenario, failure.node, failure.program, Stream.STDERR, written)
             run = _begin(
                 stack,
                 scenario,
@@ -244,13 +248,13 @@ def _own_lab(scenario: Scenario, options: RunOptions) -> tuple[Plan, Lab]:
     return plan, Lab.up(plan, unique, source=scenario.file, visible_paths=paths)
 
 
-def _start_services(lab: Lab, plan: Plan, cancellation: Cancellation, traces: ServiceTraces) -> None:
-    """Run the commands and start the services of the scenario's own lab.
+def _start_services(lab: Lab, plan: Plan, cancellation: Cancellation, traces: ServiceTraces) -> tuple[Failure, ...]:
+    """Run the commands and start the services of the scenario's own lab; return failures of those that may fail.
 
-    Raises: LabError if one fails.
+    Raises: LabError if another one fails.
     """
     if not any(node.services or node.commands for node in plan.nodes):
-        return
+        return ()
     from labctl.observe import services
 
     def stop(reason: str) -> None:
@@ -258,7 +262,7 @@ def _start_services(lab: Lab, plan: Plan, cancellation: Cancellation, traces: Se
 
     cancellation.add(stop)
     try:
-        services.start(lab, plan, traces=traces)
+        return services.start(lab, plan, traces=traces)
     finally:
         cancellation.remove(stop)
 

@@ -68,6 +68,8 @@ class Command(Struct, frozen=True, gc=False):
     environment: tuple[tuple[str, str], ...] = ()
     within_s: float = COMMAND_WITHIN_S  # how long it may take
     user: str | None = None  # a name or number of this machine; None: root of the lab
+    may_fail: bool = False  # whether a failure is only reported
+    origin: str = ""  # file and line of the foreign file that it is from, for that report
 
     def __str__(self) -> str:
         import shlex
@@ -89,6 +91,8 @@ class Service(Struct, frozen=True, gc=False):
     tty: bool = False  # whether it writes to a terminal
     user: str | None = None  # as of Command
     trace: bool = False  # whether its system calls are recorded, if the lab is
+    may_fail: bool = False  # as of Command: it may end, or not be ready in time
+    origin: str = ""
 
 
 HOSTS, RESOLV_CONF = "/etc/hosts", "/etc/resolv.conf"  # private to each node

@@ -443,6 +443,8 @@ def _service(name: str, model: ServiceFile, place: Place, mistakes: Mistakes) ->
         tty=model.tty,
         user=model.user,
         trace=model.trace,
+        may_fail=model.may_fail,
+        origin=model.origin or "",
     )
 
 
@@ -452,7 +454,7 @@ def commands_of(models: Iterable[CommandFile], place: Place, mistakes: Mistakes)
     for model in models:
         directory, argv, environment = _program(model, Place(place.document, model.at_path), mistakes)
         within_s = COMMAND_WITHIN_S if model.within is None else model.within
-        found.append(Command(argv, directory, environment, within_s, model.user))
+        found.append(Command(argv, directory, environment, within_s, model.user, model.may_fail, model.origin or ""))
     written = place.document.tree(place.path).data
     return () if isinstance(written, list) and len(written) != len(found) else tuple(found)
 

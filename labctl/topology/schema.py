@@ -188,6 +188,8 @@ class ProgramFile(Shape):
     env = defaulted(_VALUES, {}, "Environment variables.")
     cwd = optional(STRICT_TEXT, "Working directory, relative to the directory of the file.")
     user = optional(TEXT, "User that the program runs as: a name or number of this machine; default: root of the lab.")
+    may_fail = defaulted(Flag(), False, "Report a failure as a warning and go on, without an error.")
+    origin = optional(STRICT_TEXT, "Where it comes from, for that warning: a file and line such as r1.startup:7.")
 
     RULES: ClassVar[tuple[Rule, ...]] = (ExactlyOne("run", "shell"),)
 

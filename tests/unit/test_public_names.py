@@ -151,7 +151,7 @@ COMMANDS = {
     "play": {"--lab"},
     "validate": set(),
     "plan": {"--format", "-f", "--lab", "--set", "--topo"},
-    "up": {"--dry-run", "--name", "--set", "--topo"},
+    "up": {"--dry-run", "--name", "--set", "--strict", "--topo"},
     "watch": {"--json", "--apply", "--lab"},
     "export": {"--output", "-o", "--set"},
     "graph": {"--format", "-f", "--labels", "--all", "--output", "--ascii", "--set", "-o"},

@@ -239,6 +239,42 @@ def test_commands_are_run_in_order_before_services(tmp_path: Path) -> None:
         assert "via" not in output(lab, "r1", "ip", "route")
 
 
+MAY_FAIL = """
+hosts:
+  h:
+    exec:
+      - {shell: echo boo; exit 4, may_fail: true, origin: "h.startup:7"}
+      - {run: [nosuchprogram], may_fail: true}
+      - {shell: sleep 100, within: 200ms, may_fail: true}
+      - echo on > /tmp/on
+    services:
+      bad: {run: ["false"], ready: {listening: tcp/80}, may_fail: true, origin: "h.startup:9"}
+      missing: {run: [nosuchprogram], may_fail: true, ready: {line: x}}
+      good: {shell: cat /tmp/on; exec sleep 1000, after: [bad, missing], ready: {line: "^on$"}}
+"""
+
+
+def test_what_may_fail_is_returned_and_the_rest_goes_on(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, MAY_FAIL)
+    with opened(plan) as lab:
+        failures = services.start(lab, plan)
+        assert lab.read_log("h", "good") == b"on\n"
+    assert [(one.node, one.program) for one in failures] == [
+        *[("h", "exec")] * 3,
+        *[("h", name) for name in ("missing", "bad")],
+    ]
+    assert str(failures[0]) == ("exec of h (h.startup:7): `echo boo; exit 4` exited with status 4. It printed:\nboo")
+    assert "cannot start `nosuchprogram`" in str(failures[1])
+    assert "`sleep 100` timed out after 200ms" in str(failures[2])
+    assert str(failures[4]).startswith("service h/bad (h.startup:9): it exited with status 1 before it was ready")
+
+
+def test_with_strict_nothing_may_fail(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, MAY_FAIL)
+    with opened(plan) as lab, pytest.raises(LabError, match=r"h\.startup:7"):
+        services.start(lab, plan, strict=True)
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [

@@ -53,11 +53,11 @@ hosts:
     expose: ["8080:80", {machine: 8081, port: 81, protocol: tcp}]
     services:
       web: {run: [sleep, 9], env: {A: 1}, cwd: ., user: 3, ready: {file: /run/x}, within: 5s, restart: always}
-      db: {shell: sleep 9, ready: {listening: tcp/5432}, after: [log]}
+      db: {shell: sleep 9, ready: {listening: tcp/5432}, after: [log], may_fail: true, origin: "x:1"}
       log: {shell: sleep 9, ready: {line: ready}, env: {}, tty: true, trace: true}
       ospf: {use: frr, config: {content: router ospf}, options: [-t], daemons: [ospfd]}
       queue: {shell: sleep 9, ready: {command: ["true"]}}
-  client: {count: 2, routes: none, exec: ["true", [ip, addr], {run: [ip, link], within: 1s}]}
+  client: {count: 2, routes: none, exec: ["true", [ip, addr], {run: [ip, link], within: 1s, may_fail: false}]}
   other:
     loopback: [10.255.0.1, {address: "fd00:ff::1", anycast: true}]
     gateway: gw

@@ -23,6 +23,11 @@ def translated(path: Path, options: Options | None = None) -> tuple[dict[str, An
     return data, found
 
 
+def shells(node: dict[str, Any]) -> list[str]:
+    """Return the texts of the node's commands."""
+    return [command["shell"] for command in node.get("exec", ())]
+
+
 def written(directory: Path, name: str, text: str) -> Path:
     """Write a file and return its path."""
     path = directory / name

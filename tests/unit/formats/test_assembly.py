@@ -10,6 +10,7 @@ from labctl.formats.assembly import assemble, leave_out
 from labctl.formats.sketch import Addressing, Options, Part, Port, Role, Sketch
 from labctl.formats.yaml_writer import write
 from labctl.topology import resolve_inline
+from tests.unit.formats.samples import shells
 
 
 def given(*devices: str) -> Sketch:
@@ -26,7 +27,7 @@ def test_the_prefix_of_most_addresses_wins_and_others_become_commands() -> None:
     )
     data = assemble(sketch, Options()).data
     assert data["networks"]["lan"]["ipv4"] == "10.0.0.0/24"
-    assert data["hosts"]["c"]["exec"] == ["ip address add 10.9.0.1/16 dev eth0"]
+    assert shells(data["hosts"]["c"]) == ["ip address add 10.9.0.1/16 dev eth0"]
     assert (data["addresses"], data["routes"]) == ("ipv4", "none")
 
 
@@ -36,7 +37,7 @@ def test_further_addresses_of_a_port_are_a_list_unless_another_network_has_them(
     sketch.connect(Port("b", "", ["10.1.0.1/24"]), Port("c", "", ["10.1.0.2/24"]))
     data = assemble(sketch, Options()).data
     assert data["links"][0]["ends"][0] == {"node": "a", "ipv4": ["10.0.0.1/24", "10.7.0.1/24"]}
-    assert data["hosts"]["a"]["exec"] == ["ip address add 10.1.0.9/24 dev eth0"]
+    assert shells(data["hosts"]["a"]) == ["ip address add 10.1.0.9/24 dev eth0"]
 
 
 def test_routes_by_a_gateway_of_the_node_are_keys_and_others_commands() -> None:
@@ -49,7 +50,7 @@ def test_routes_by_a_gateway_of_the_node_are_keys_and_others_commands() -> None:
     assert hosts["a"] == {
         "gateway": "10.0.0.2",
         "routes": [{"to": "10.9.0.0/16", "via": "10.0.0.2", "metric": 5}],
-        "exec": ["ip route add 10.8.0.0/16 via 192.0.2.1"],
+        "exec": [{"shell": "ip route add 10.8.0.0/16 via 192.0.2.1", "may_fail": True}],
     }
     assert len(hosts["b"]["exec"]) == 2
 
@@ -60,7 +61,7 @@ def test_a_prefix_that_another_network_has_is_set_by_commands() -> None:
     sketch.connect(Port("c", "", ["10.0.0.3/8"]), Port("d"))
     data = assemble(sketch, Options()).data
     assert data["links"][1] == {"ends": ["c", "d"], "ipv4": False}
-    assert data["hosts"]["c"]["exec"] == ["ip address add 10.0.0.3/8 dev eth0"]
+    assert shells(data["hosts"]["c"]) == ["ip address add 10.0.0.3/8 dev eth0"]
 
 
 def test_where_labctl_derives_addresses_a_repeated_prefix_is_left_out() -> None:
@@ -112,7 +113,7 @@ def test_linked_switches_share_a_prefix() -> None:
     sketch.connect(Port("s1"), Port("s2"))
     sketch.connect(Port("s2"), Port("b", "", ["10.0.1.2/24"]))
     data = assemble(sketch, Options()).data
-    assert data["hosts"]["b"]["exec"] == ["ip address add 10.0.1.2/24 dev eth0"]
+    assert shells(data["hosts"]["b"]) == ["ip address add 10.0.1.2/24 dev eth0"]
     assert data["networks"] == {
         "s1": {"ipv4": "10.0.0.0/24", "members": [{"node": "a", "ipv4": "10.0.0.1"}]},
         "s2": {"members": [{"node": "b", "ipv4": False}]},

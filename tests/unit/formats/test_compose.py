@@ -34,6 +34,7 @@ def test_ports_volumes_variables_and_commands_are_taken() -> None:
         "private": ["/var/cache/web"],
         "services": {
             "web": {"run": ["python3", "-m", "http.server", "8000"], "after": ["api/api"], "restart": "always"}
+            | {"may_fail": True, "origin": "compose.yaml:3"}
         },
     }
     assert data["hosts"]["api"]["services"]["api"]["ready"] == {

@@ -32,7 +32,9 @@ def test_devices_with_several_interfaces_are_routers_without_static_routes() -> 
 def test_startup_scripts_and_interfaces_files_become_keys_and_commands() -> None:
     data, _ = translated(LAB)
     assert data["hosts"]["pc1"] == {"gateway": "195.11.14.1"}
-    assert data["routers"]["r1"]["exec"] == ["echo up > /tmp/eth1"]
+    assert data["routers"]["r1"]["exec"] == [
+        {"shell": "echo up > /tmp/eth1", "may_fail": True, "origin": "r1/etc/network/interfaces:5"}
+    ]
     assert data["hosts"]["web"]["exec"][-1]["shell"].startswith("for i in eth0; do\n")
 
 

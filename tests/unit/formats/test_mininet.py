@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from labctl.errors import InputError
 from labctl.formats import Options
 from labctl.formats.mininet import read_miniedit
-from tests.unit.formats.samples import DATA, translated, written
+from tests.unit.formats.samples import DATA, shells, translated, written
 
 OFFICE = DATA / "mininet/office.py"
 DRAWN = DATA / "mininet/drawn.mn"
@@ -73,7 +73,7 @@ def test_commands_that_configure_are_kept_and_others_reported(tmp_path: Path) ->
     body = "net = Mininet(TreeTopo())\nh1 = net['h1']\nnet.start()\n"
     body += "h1.cmd('ip route add 10.9.0.0/16 dev h1-eth0')\nh1.cmd('ip a')\nprint(h1.cmd('iperf -s &'))\n"
     data, found = translated(written(tmp_path, "x.py", PROGRAM.format(body)))
-    assert data["hosts"]["h1"]["exec"] == ["ip route add 10.9.0.0/16 dev h1-eth0"]
+    assert shells(data["hosts"]["h1"]) == ["ip route add 10.9.0.0/16 dev h1-eth0"]
     assert data["networks"]["s1"]["members"][0] == {"node": "h1", "interface": "h1-eth0"}
     assert "h1: `iperf -s &`: the program uses the network" in str(found.missing[0])
 

@@ -7,16 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.formats import startup
-from labctl.formats.sketch import Device, Port, Sketch
+from labctl.formats.sketch import Device, Line, Port, Sketch
 from labctl.formats.startup import (
-    Line,
     configure,
     frr_addresses,
     interfaces_file,
+    modern_command,
     program_exists,
     route_of,
     routing_config,
+    routing_daemons,
 )
+from tests.unit.formats.samples import written
 
 
 def configured(*lines: str, shell: bool = True) -> tuple[Device, list[Port], Sketch]:
@@ -65,6 +67,83 @@ def test_settings_macs_and_what_labctl_does_itself_are_taken() -> None:
     assert device.commands == []
 
 
+def test_mtus_queueing_and_offload_are_taken() -> None:
+    device, (eth0, eth1), _ = configured(
+        "ip link set dev eth0 mtu 1400 up",
+        "ifconfig eth1 mtu 1300 up",
+        "tc qdisc add dev eth0 root netem delay 10ms 2ms loss 1%",
+        "tc qdisc replace dev eth1 root handle 1: tbf rate 1mbit burst 32kbit latency 400ms",
+        "ethtool -K eth0 tx off rx off",
+    )
+    assert (eth0.mtu, eth1.mtu) == (1400, 1300)
+    assert eth0.impairment == {"delay": "10ms", "jitter": "2ms", "loss": "1%"}
+    assert eth1.impairment == {"rate": "1mbit"}
+    assert (device.settings, device.commands) == ({"offload": False}, [])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ip address add 10.0.0.1/24 dev eth0; ip link set eth0 up",
+        "ip address add 10.0.0.1/24 dev eth0 && ip link set eth0 up",
+        "bash -c 'ip address add 10.0.0.1/24 dev eth0; ip link set eth0 up'",
+        "sh -c 'ip address add 10.0.0.1/24 dev eth0'",
+    ],
+)
+def test_simple_lists_of_commands_are_taken_apart(line: str) -> None:
+    device, (eth0, _), _ = configured(line)
+    assert (eth0.ipv4, device.commands) == (["10.0.0.1/24"], [])
+
+
+@pytest.mark.parametrize(
+    "line", ["true || false", "echo 'a; b' && true", "true & true", "bash -c 'for i in 1; do true; done'"]
+)
+def test_other_lists_of_commands_stay_whole(line: str) -> None:
+    assert configured(line)[0].commands == [line]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("brctl addbr br0", "ip link add br0 type bridge"),
+        ("brctl addif br0 eth0 eth1", "ip link set eth0 master br0 && ip link set eth1 master br0"),
+        ("brctl stp br0 on", "ip link set br0 type bridge stp_state 1"),
+        ("vconfig add eth0 10", "ip link add link eth0 name eth0.10 type vlan id 10"),
+        ("ifconfig br0 10.0.0.1/24 up", "ip address add 10.0.0.1/24 dev br0 && ip link set br0 up"),
+        ("sudo /sbin/route add -net 10.1.0.0 netmask 255.255.0.0 gw 10.0.0.1 dev eth0",
+         "ip route add 10.1.0.0/255.255.0.0 via 10.0.0.1 dev eth0"),
+        ("brctl show", ""),
+    ],
+)  # fmt: skip
+def test_commands_of_net_tools_have_a_modern_form(old: str, new: str) -> None:
+    assert modern_command(old.split()) == new
+
+
+def test_commands_have_their_origin() -> None:
+    device, _, _ = configured("ip link add br0 type bridge", "sleep 9 &")
+    assert [device.origins[name].number for name in ("ip link add br0 type bridge", "sleep")] == [1, 2]
+
+
+def test_commands_of_vtysh_run_after_frr() -> None:
+    sketch = Sketch("x", "tool")
+    device = sketch.device("r")
+    device.routing = {"content": ""}
+    lines = ["systemctl start frr", "vtysh -c 'show run'", "vtysh -c 'conf t'"]
+    configure(sketch, device, [Line(text) for text in lines])
+    if program_exists("zebra"):
+        assert device.settings["services"]["vtysh"] == {
+            "shell": "vtysh -c 'show run'\nvtysh -c 'conf t'",
+            "after": ["frr"],
+        }
+
+
+def test_a_file_of_daemons_selects_what_runs(tmp_path: Path) -> None:
+    written(tmp_path, "etc/frr/daemons", "zebra=yes\nospfd=yes\nbgpd=no\nwatchfrr_enable=yes\n")
+    assert routing_daemons(tmp_path) == ["ospfd", "staticd"]
+    assert routing_config(tmp_path, "r1") == {"content": ""}
+    assert routing_daemons(tmp_path / "etc") == []
+
+
 def test_other_commands_stay_in_order() -> None:
     lines = ["ip route add default via 10.0.0.1", "ip link add br0 type bridge", "ip addr add 10.0.0.1/24 dev br0"]
     assert configured(*lines)[0].commands == lines
@@ -82,7 +161,7 @@ def test_a_script_stays_whole_from_its_control_flow_on() -> None:
 def test_a_program_in_the_background_becomes_a_service() -> None:
     device, _, _ = configured("nohup sleep 100 &", "sleep 5 > /tmp/x &", "true && true")
     assert device.settings["services"] == {"sleep": {"run": ["sleep", "100"]}, "sleep-2": {"shell": "sleep 5 > /tmp/x"}}
-    assert device.commands == ["true && true"]
+    assert device.commands == ["true", "true"]
 
 
 def test_a_command_of_a_program_that_the_machine_lacks_is_left_out() -> None:
