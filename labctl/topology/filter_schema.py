@@ -69,7 +69,7 @@ class PortForwardFile(Shape):
     PLURAL = "`forward`"
 
     port = required(TEXT, "Port or range outside: 8080, 5000-5010.")
-    to = required(STRICT_TEXT, "The host.")
+    to = required(STRICT_TEXT, "The host, with or without a port: web, web:80.")
     to_port = optional(TEXT, "Port there, the first one of a range; default: the same.")
     protocol = defaulted(OneOf(FlowProtocol), FlowProtocol.TCP, "tcp or udp.")
 

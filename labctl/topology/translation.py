@@ -90,7 +90,8 @@ def _forward(model: PlacedText | PortForwardFile, place: Place, mistakes: Mistak
         node, _, inner = rest.partition(":")
         written = model.text
     else:
-        outer, node, inner, slash, protocol = model.port, model.to, model.to_port or "", "/", model.protocol.value
+        node, _, inner = model.to.partition(":")
+        outer, inner, slash, protocol = model.port, model.to_port or inner, "/", model.protocol.value
         written = model.port
     ports, inside = parse_ports(outer), parse_ports(inner or outer)
     if slash and protocol not in (FlowProtocol.TCP, FlowProtocol.UDP):

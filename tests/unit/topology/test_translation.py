@@ -55,6 +55,7 @@ def test_presets_have_defaults_of_their_own() -> None:
         ('"5000-5010:web:6000"', PortForward(FlowProtocol.TCP, 5000, 5010, "web", 6000)),
         ('"5000-5010:web:5000-5010"', PortForward(FlowProtocol.TCP, 5000, 5010, "web", 5000)),
         ("{port: 8080, to: web, to_port: 80}", PortForward(FlowProtocol.TCP, 8080, 8080, "web", 80)),
+        ("{port: 8080, to: 'web:80'}", PortForward(FlowProtocol.TCP, 8080, 8080, "web", 80)),
     ],
 )
 def test_a_forwarded_port_has_a_short_and_a_long_form(written: str, expected: PortForward) -> None:
