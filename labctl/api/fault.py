@@ -76,7 +76,7 @@ class Fault:
 
             self._entry.end(describe(error))
             raise
-        self._mark("fault")
+        self._read_faults()
         return self
 
     def heal(self) -> None:
@@ -87,11 +87,11 @@ class Fault:
         self._core.engine.heal([number])
         if self._entry is not None:
             self._entry.end("healed")
-        self._mark("fault healed")
+        self._read_faults()
 
-    def _mark(self, what: str) -> None:
-        nodes = self._plan.nodes
-        self._core.mark(f"{what}: {self.text}", nodes[0] if len(nodes) == 1 else "")
+    def _read_faults(self) -> None:
+        if self._core.recording is not None:
+            self._core.recording.read_faults()
 
     def __enter__(self) -> Self:
         return self.begin() if self._number is None else self

@@ -375,7 +375,10 @@ class Lab:
     def heal(self) -> int:
         """Heal all faults of the lab, also those of other clients; return how many were in force. LabError."""
         self._core.check_open("heal its faults")
-        return self._core.engine.heal()
+        healed = self._core.engine.heal()
+        if self._core.recording is not None:
+            self._core.recording.read_faults()
+        return healed
 
     @property
     def faults(self) -> tuple[FaultInfo, ...]:

@@ -129,6 +129,23 @@ class FaultInfo(_Record):
         return cls(**{**fields, "nodes": tuple(fields["nodes"])})
 
 
+class FaultMoment(_Record):
+    """What happened to a fault: it began, was healed, or took its link down or up."""
+
+    def __init__(self, seq: int, number: int, text: str, nodes: tuple[str, ...], at_ns: int, state: str) -> None:
+        self.seq = seq  # of this moment, from 1
+        self.number = number  # of the fault
+        self.text = text
+        self.nodes = nodes
+        self.at_ns = at_ns  # CLOCK_MONOTONIC
+        self.state = state  # `begun`, `healed`; of a flap also `down`, `up`
+
+    @classmethod
+    def read(cls, fields: dict[str, Any]) -> Self:
+        """Return the moment of a JSON object. TypeError, KeyError."""
+        return cls(**{**fields, "nodes": tuple(fields["nodes"])})
+
+
 class Description(_Record):
     """What a keeper reports about its lab."""
 
@@ -176,4 +193,4 @@ class Description(_Record):
         return cls(**{**fields, "nodes": nodes, "processes": processes, "faults": faults})
 
 
-RECORDS = (ProcessInfo, NodeInfo, FaultInfo, Description)
+RECORDS = (ProcessInfo, NodeInfo, FaultInfo, FaultMoment, Description)

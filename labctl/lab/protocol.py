@@ -13,7 +13,7 @@ from functools import reduce
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar
 
 from labctl.errors import InputError, KernelError, LabctlError, LabError, LabImpossible, MachineError
-from labctl.lab.description import RECORDS, Description, ProcessInfo, ProcessState
+from labctl.lab.description import RECORDS, Description, FaultMoment, ProcessInfo, ProcessState
 from labctl.lab.frames import FrameStream, close_all, from_json, to_json
 from labctl.plan.drop_rules import DropRule
 from labctl.plan.fault_effects import FaultPlan
@@ -373,6 +373,12 @@ class HealFaults(Request, frozen=True):
     names: tuple[str, ...] = ()
 
 
+class FaultHistory(Request, frozen=True):
+    """Ask what happened to faults after the moment with this number. Answered by `FaultMoments`."""
+
+    after: Annotated[int, Meta(ge=0)] = 0
+
+
 class SignalGroup(Request, frozen=True):
     """Send a signal to the process group of a spawned process that has not been reaped."""
 
@@ -424,6 +430,12 @@ class ImpairedInterfaces(Reply, frozen=True):
 
 class ProcessRows(Reply, frozen=True):
     rows: tuple[ProcessInfo, ...]
+
+
+class FaultMoments(Reply, frozen=True):
+    """Moments in order; of a long history, the last ones."""
+
+    moments: tuple[FaultMoment, ...]
 
 
 class FailureKind(StrEnum):

@@ -24,7 +24,7 @@ from labctl.scenario.results import (
 )
 from labctl.scenario.timeline_events import timeline_of
 from labctl.structs import replace
-from labctl.timeline.events import Source
+from labctl.timeline.events import Mark, Source
 
 if TYPE_CHECKING:
     from labctl.timeline.events import AnyEvent, Timeline
@@ -63,8 +63,12 @@ def conversation(result: ScenarioResult, look: Look, timeline: Timeline | None =
 
 
 def shown(events: Iterable[AnyEvent]) -> Iterator[AnyEvent]:
-    """Return the events that a report draws: not the output of programs, which `failure` shows if it matters."""
-    return (event for event in events if event.source not in (Source.OUTPUT, Source.MARKS))
+    """Return the events that a report draws: not the output and ends of programs; `failure` shows those that matter."""
+    return (
+        event
+        for event in events
+        if event.source not in (Source.OUTPUT, Source.MARKS) or (isinstance(event, Mark) and event.fault)
+    )
 
 
 def heading(scenario: ScenarioInfo | ScenarioResult, look: Look) -> list[str]:

@@ -46,8 +46,16 @@ def in_force(at: StepRun, body: DuringBody) -> Iterator[None]:
     end(at, number)
 
 
-def inject(at: StepRun, kind: str, value: object, *, name: str = "", duration_s: float | None = None) -> int:
-    """Begin a fault and record it; return its number.
+def inject(
+    at: StepRun,
+    kind: str,
+    value: object,
+    *,
+    name: str = "",
+    duration_s: float | None = None,
+    seed: int | None = None,
+) -> int:
+    """Begin a fault and record it; return its number. `seed` is that of the schedule that has chosen it.
 
     Raises: StepFailed if it does not fit the lab.
     """
@@ -60,8 +68,8 @@ def inject(at: StepRun, kind: str, value: object, *, name: str = "", duration_s:
     at.run.changes.fault(number)
     ended_s = None if duration_s is None else began_s + duration_s
     with at.run.lock:
-        at.run.faults[number] = FaultRecord(at.index, plan.kind, plan.text, plan.nodes, began_s, ended_s, name)
-    at.run.recording.mark(f"fault: {plan.text}", _host(plan.nodes))
+        at.run.faults[number] = FaultRecord(at.index, plan.kind, plan.text, plan.nodes, began_s, ended_s, name, seed)
+    at.run.recording.read_faults()
     return number
 
 
@@ -69,6 +77,7 @@ def end(at: StepRun, number: int) -> None:
     """Heal a fault and record that."""
     at.lab.heal([number])
     _record_end(at, number)
+    at.run.recording.read_faults()
 
 
 def _record_end(at: StepRun, number: int) -> None:
@@ -78,7 +87,6 @@ def _record_end(at: StepRun, number: int) -> None:
         if fault is None or (fault.ended_s is not None and fault.ended_s <= now_s):
             return
         at.run.faults[number] = replace(fault, ended_s=now_s)
-    at.run.recording.mark(f"fault healed: {fault.text}", _host(fault.nodes))
 
 
 def _heal(at: StepRun, name: str) -> None:
@@ -105,10 +113,6 @@ def _plan(at: StepRun, fault: Fault) -> FaultPlan:
     return replace(replace(fault, programs=tuple(words)).plan(at.run.scenario.topology), text=str(fault))
 
 
-def _host(nodes: tuple[str, ...]) -> str:
-    return nodes[0] if len(nodes) == 1 else ""
-
-
 class RandomFaults:
     """Injects the faults of a schedule in a thread, until its time is over or it is stopped."""
 
@@ -118,6 +122,7 @@ class RandomFaults:
         self._at = at
         self._planned = planned
         self._for_s = for_s
+        self._seed = seed
         self._stopped = threading.Event()
         self._started = monotonic()
         self._failure: BaseException | None = None
@@ -189,7 +194,7 @@ class RandomFaults:
         lasting = format_duration(round(planned.lasting_s, 3))
         text = f"{planned.at_s:.3f} s: {read(planned.kind, planned.value)} for {lasting}"
         try:
-            number = inject(self._at, planned.kind, planned.value)
+            number = inject(self._at, planned.kind, planned.value, seed=self._seed)
         except StepFailed as failure:
             self.log.append(f"{text}: not injected: {failure.reason}")
             return None

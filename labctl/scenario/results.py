@@ -90,6 +90,7 @@ class FaultRecord(Struct, frozen=True):
     began_s: float
     ended_s: float | None  # None: it lasted until the end of the scenario
     name: str = ""
+    seed: int | None = None  # of the schedule that chose it
 
 
 class ListeningRecord(Struct, frozen=True):

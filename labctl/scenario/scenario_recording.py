@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from labctl.plan.operations import Plan
     from labctl.programs.program import Program, Tracer
     from labctl.scenario.model import Scenario
-    from labctl.scenario.results import ScenarioInfo, ScenarioResult
+    from labctl.scenario.results import FaultRecord, ScenarioInfo, ScenarioResult
     from labctl.timeline.events import AnyEvent, Timeline
     from labctl.timeline.recording import Recording, RecordOptions
     from labctl.timeline.sources.host_state import FailureState
@@ -120,7 +120,8 @@ class ScenarioRecording:
             from labctl.timeline.explain import last_packets
 
             packets = last_packets(timeline, (failed and failed.host) or "")
-            result = replace(result, explanation=_explained(timeline, failed), last_packets=packets)
+            sentences = (*_explained(timeline, failed), *faults_about(result.faults, failed))
+            result = replace(result, explanation=sentences, last_packets=packets)
         if is_recorded:
             from labctl.timeline.events import Verdict
 
@@ -154,13 +155,10 @@ class ScenarioRecording:
         missing = (f"packets and kernel events: {self._problem}",) if self._problem else timeline.missing
         return replace(timeline, states=states, missing=missing)
 
-    def mark(self, text: str, host: str = "") -> None:
-        """Add a note, now, of a host or of the lab as a whole."""
+    def read_faults(self) -> None:
+        """Add marks of what has happened to faults."""
         if self._recording is not None:
-            from labctl.clock import monotonic_ns
-            from labctl.timeline.events import Mark, Source
-
-            self._recording.add(Mark(at_ns=monotonic_ns(), host=host, source=Source.MARKS, seq=0, text=text))
+            self._recording.read_faults()
 
     def _add(self, events: Iterable[AnyEvent]) -> None:
         if self._recording is not None:
@@ -170,6 +168,22 @@ class ScenarioRecording:
     def _give_up(self, error: Exception) -> None:
         self._problem = str(error)
         self.close()
+
+
+def faults_about(faults: Sequence[FaultRecord], failed: StepResult | None) -> tuple[str, ...]:
+    """Return a sentence for each fault that was in force during the failed step; if there were none, for the last."""
+    if failed is None:
+        return ()
+    begun = [fault for fault in faults if fault.began_s <= failed.started_s + failed.duration_s]
+    active = [fault for fault in begun if fault.ended_s is None or fault.ended_s >= failed.started_s]
+    lead = "fault in force" if active else "no fault was in force; the last one"
+    return tuple(f"{lead}: {_lifetime(fault)}" for fault in active or begun[-1:])
+
+
+def _lifetime(fault: FaultRecord) -> str:
+    until = "to the end" if fault.ended_s is None else f"to {fault.ended_s * 1000:.0f} ms"
+    of = f"step {fault.step}" if fault.seed is None else f"schedule of step {fault.step}, seed {fault.seed}"
+    return f"{fault.text}, from {fault.began_s * 1000:.0f} ms {until} ({of})"
 
 
 def _explained(timeline: Timeline, failed: StepResult | None) -> tuple[str, ...]:

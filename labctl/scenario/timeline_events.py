@@ -22,6 +22,7 @@ from labctl.timeline.events import (
     Step,
     Timeline,
     Verdict,
+    fault_mark,
 )
 from labctl.topology.model import NodeKind
 
@@ -102,12 +103,10 @@ def ends_of(programs: Iterable[Program]) -> Iterator[Mark]:
 
 def faults_of(faults: Iterable[FaultRecord], origin_ns: int) -> Iterator[Mark]:
     """Yield marks of the begin and the end of faults."""
-    for fault in faults:
-        host = fault.nodes[0] if len(fault.nodes) == 1 else ""
-        for at_s, text in ((fault.began_s, f"fault: {fault.text}"), (fault.ended_s, f"fault healed: {fault.text}")):
+    for number, fault in enumerate(faults, 1):
+        for at_s, state in ((fault.began_s, "begun"), (fault.ended_s, "healed")):
             if at_s is not None:
-                at_ns = origin_ns + round(at_s * 1e9)
-                yield Mark(at_ns=at_ns, host=host, source=Source.MARKS, seq=0, text=text)
+                yield fault_mark(origin_ns + round(at_s * 1e9), number, fault.text, fault.nodes, state)
 
 
 class TimelineEvents(Listener):

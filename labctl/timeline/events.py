@@ -8,7 +8,7 @@ the kernel or a file. `labctl.timeline.merge` makes a `Timeline` from the events
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import StrEnum
 
 from labctl.structs import Struct, replace
@@ -259,9 +259,19 @@ class Mark(Event, frozen=True, kw_only=True):
     text: str
     program: str = ""  # that has ended, if the mark is about that; `text` has how: `exited with status 1`
     exit_status: int | None = None  # of that program, as a shell has it: 128 + n if signal n ended it
+    fault: int = 0  # number of the fault that began or was healed, if the mark is about one
 
 
 AnyEvent = Step | Call | Packet | State | Retransmit | Reset | Drop | SocketSample | Counter | Output | Mark
+
+
+def fault_mark(at_ns: int, number: int, text: str, nodes: Sequence[str], state: str) -> Mark:
+    """Return the mark of what happened to a fault; `state` is that of labctl.lab.description.FaultMoment."""
+    shown = {"begun": f"fault: {text}", "in force": f"fault in force: {text}", "healed": f"fault healed: {text}"}
+    host = nodes[0] if len(nodes) == 1 else ""
+    return Mark(
+        at_ns=at_ns, host=host, source=Source.MARKS, seq=0, text=shown.get(state, f"{text}: {state}"), fault=number
+    )
 
 
 class Clock(Struct, frozen=True):

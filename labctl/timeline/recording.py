@@ -17,13 +17,13 @@ from time import CLOCK_REALTIME, clock_gettime
 from typing import TYPE_CHECKING, Self
 
 from labctl.clock import monotonic, monotonic_ns
-from labctl.errors import DeadlineExceeded, LabGone, NotFound, errno_name
+from labctl.errors import DeadlineExceeded, LabctlError, LabGone, NotFound, errno_name
 from labctl.kernel.capabilities import BPF_PRIVILEGE
 from labctl.kernel.sock_diag import NETLINK_SOCK_DIAG
 from labctl.kernel.socket_network import network_of
 from labctl.lab.frames import MAX_DESCRIPTORS, FrameStream, from_json, to_json
 from labctl.structs import Struct, replace, to_builtins
-from labctl.timeline.events import AnyEvent, Loss, NodeInfo, Source, Timeline
+from labctl.timeline.events import AnyEvent, Loss, NodeInfo, Source, Timeline, fault_mark
 from labctl.timeline.recorder_process import RecorderProcess, recorders
 from labctl.timeline.recorder_settings import PacketSettings, Settings
 from labctl.timeline.sources.tls_keys import key_files, read_keys
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from labctl.lab.client.handle import Lab
+    from labctl.lab.description import FaultMoment
     from labctl.plan.operations import Plan
     from labctl.timeline.decoding import RecordDecoder
 
@@ -51,6 +52,7 @@ RINGS_BYTES_MAX = 64 << 20  # of all nodes together; memory of the kernel
 RING_BYTES_MIN = 1 << 17
 REPLY_TIMEOUT_S = 10.0
 STOPPED_CHECK_S = 0.2
+FAULTS_INTERVAL_S = 0.1  # in which they are read while one is in force: it may end by itself
 STOPPED_CHECKS = 5  # in a row that find the recorder stopped
 _PACKET_SOCKETS = ((AF_PACKET, SOCK_RAW, 0),) * 2  # one to begin with, one for a ring
 _DIAG_SOCKETS = ((AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG),)
@@ -116,6 +118,9 @@ class Recording:
         self._started_ns = monotonic_ns()
         self._ended_ns: int | None = None
         self._started_at = datetime.fromtimestamp(clock_gettime(CLOCK_REALTIME), UTC).isoformat(timespec="milliseconds")
+        self._fault_moments = 0  # the last one that was read
+        self._faults_in_force: set[int] = set()
+        self._faults_read = 0.0  # when
         self._live = Position()
         self._live_added = 0
         self._live_decoder: RecordDecoder | None = None
@@ -203,6 +208,25 @@ class Recording:
         """Whether the kernel reports the system calls of all programs of that node (eBPF)."""
         return node in self._nodes_with_calls()
 
+    def read_faults(self) -> None:
+        """Add marks of what has happened to faults of the lab, whoever injected them; none if the lab has ended."""
+        with self._lock:
+            if self._ended_ns is not None:
+                return
+            self._faults_read = monotonic()
+            moments: Sequence[FaultMoment] = ()
+            with suppress(LabctlError, RuntimeError):
+                moments = self._lab.fault_moments(self._fault_moments)
+            self._fault_moments = moments[-1].seq if moments else self._fault_moments
+            before_ns = self._started_ns
+            over = {each.number for each in moments if each.state == "healed" and each.at_ns < before_ns}
+            for each in moments:
+                (self._faults_in_force.discard if each.state == "healed" else self._faults_in_force.add)(each.number)
+                if each.at_ns >= before_ns:
+                    self._added.append(fault_mark(each.at_ns, each.number, each.text, each.nodes, each.state))
+                elif each.state == "begun" and each.number not in over:
+                    self._added.append(fault_mark(before_ns, each.number, each.text, each.nodes, "in force"))
+
     def note_missing(self, text: str) -> None:
         """Add to what the timeline names as missing."""
         if text not in self._missing:
@@ -216,6 +240,8 @@ class Recording:
         """
         from labctl.timeline.decoding import RecordDecoder
 
+        if self._faults_in_force and monotonic() - self._faults_read >= FAULTS_INTERVAL_S:
+            self.read_faults()
         with self._lock:
             until_ns = self._ask(["Flush"]) if self._ended_ns is None and not self._problem else None
             records, self._live = self._spool.read(self._live)
@@ -230,6 +256,7 @@ class Recording:
 
     def timeline(self) -> Timeline:
         """Return everything that was recorded so far. May be called again, also after `stop`."""
+        self.read_faults()
         with self._lock:
             if self._ended_ns is None and not self._problem:
                 self._ask(["Flush"])
@@ -240,6 +267,7 @@ class Recording:
         """End the recorder and return the timeline."""
         with self._lock:
             if self._ended_ns is None:
+                self.read_faults()
                 if not self._problem:
                     self._ask(["Finish"])
                 self._ended_ns = monotonic_ns()
@@ -260,6 +288,7 @@ class Recording:
 
         Errors of the lab. A node that left and came back between two calls is no longer recorded.
         """
+        self.read_faults()
         with self._lock:
             plan = self._lab.describe().plan
             if plan == self._plan_in_force or self._problem or self._ended_ns is not None:

@@ -86,6 +86,7 @@ HANDLES: dict[str, set[str]] = {
         *(
             "apply",
             "begin_fault",
+            "fault_moments",
             "bind_socket",
             "start_agent",
             "start_agents",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from labctl.lab.client.connection import Connection
     from labctl.lab.client.lab_directory import LabDirectory
     from labctl.lab.client.watched_process import WatchedProcess
+    from labctl.lab.description import FaultMoment
     from labctl.lab.protocol import Open, Request
     from labctl.plan.drop_rules import DropRule
     from labctl.plan.fault_effects import FaultPlan
@@ -374,6 +375,11 @@ class Lab(LabClient):
     def heal(self, numbers: Iterable[int] = (), names: Iterable[str] = ()) -> int:
         """Heal faults by number or name, or all if none is named; return how many were in force. LabError."""
         return self._done(protocol.HealFaults(tuple(numbers), tuple(names)), what="heal faults")
+
+    def fault_moments(self, after: int = 0) -> tuple[FaultMoment, ...]:
+        """Return what happened to faults of the lab, whoever injected them, after the moment with this number."""
+        reply, _ = self._ask(protocol.FaultHistory(after), what="read the history of faults")
+        return reply.moments if isinstance(reply, protocol.FaultMoments) else ()
 
     def put_file(self, name: str, data: bytes, mode: int = 0o644) -> str:
         """Write a file into the directory that all hosts share; return its path there.

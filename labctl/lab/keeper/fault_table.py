@@ -12,6 +12,7 @@ import errno
 import signal
 import socket
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,7 +22,7 @@ from labctl.kernel import frame_filter, network_snapshot
 from labctl.kernel import routes as kernel_routes
 from labctl.kernel.netlink import NETLINK_ROUTE, open_socket
 from labctl.kernel.nftables import NETLINK_NETFILTER
-from labctl.lab.description import FaultInfo
+from labctl.lab.description import FaultInfo, FaultMoment
 from labctl.lab.keeper.clients import Client, Timer, Timers
 from labctl.lab.keeper.executor import execute
 from labctl.lab.keeper.node_init import Host
@@ -52,6 +53,7 @@ _FILTER_HINTS = {
 _WITHOUT_FILTER = (errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.ENOENT)
 
 End = tuple[str, str]  # node, interface
+_MOMENTS_KEPT = 1024
 Heal = Callable[[], None]
 
 
@@ -81,6 +83,7 @@ class FaultTable:
         self._timers = timers
         self._faults: dict[int, _Fault] = {}
         self._last = 0
+        self._moments: deque[FaultMoment] = deque(maxlen=_MOMENTS_KEPT)
         self._down: dict[End, set[int]] = {}  # the faults that keep an interface down
         self._was_down: set[End] = set()  # before any fault did
         self._mtus: dict[End, _Mtus] = {}
@@ -89,6 +92,15 @@ class FaultTable:
     def infos(self) -> tuple[FaultInfo, ...]:
         """Return the faults in force, in the order in which they began."""
         return tuple(fault.info for fault in self._faults.values())
+
+    def moments_after(self, seq: int) -> tuple[FaultMoment, ...]:
+        """Return what happened after the moment with this number, the latest moments of a long history."""
+        return tuple(moment for moment in self._moments if moment.seq > seq)
+
+    def note(self, info: FaultInfo, state: str) -> None:
+        """Add a moment to the history."""
+        seq = self._moments[-1].seq + 1 if self._moments else 1
+        self._moments.append(FaultMoment(seq, info.number, info.text, info.nodes, time.monotonic_ns(), state))
 
     def begin(self, client: Client, request: BeginFault) -> int:
         """Begin a fault; return its number. If one of its effects cannot begin, none stays.
@@ -104,11 +116,13 @@ class FaultTable:
             *(request.name, request.duration_s, request.is_owned),
         )
         fault = self._faults[number] = _Fault(info, client if request.is_owned else None)
+        self.note(info, "begun")
         try:
             for effect in plan.effects:
                 self._begin(number, effect, fault.heals)
         except BaseException:
             self._heal(number, [])
+            self._moments = deque((each for each in self._moments if each.number != number), _MOMENTS_KEPT)
             raise
         if request.duration_s is not None:
             fault.timer = self._timers.after(request.duration_s, partial(self._end, [number]))
@@ -152,12 +166,13 @@ class FaultTable:
                 heal()
             except (LabctlError, OSError) as error:
                 errors.append(str(error))
+        self.note(fault.info, "healed")
 
     def _begin(self, number: int, effect: AnyEffect, heals: list[Heal]) -> None:
         """Begin an effect; `heals` gets what undoes it, before it begins where it may begin in part."""
         match effect:
             case InterfaceDown(node, ifname, period_s) if period_s:
-                _Flap(self, number, (node, ifname), period_s, effect.times).start(heals)
+                _Flap(self, self._faults[number].info, (node, ifname), period_s, effect.times).start(heals)
             case InterfaceDown(node, ifname):
                 heals.append(partial(self.release, number, (node, ifname)))
                 self.hold(number, (node, ifname))
@@ -326,9 +341,9 @@ class FaultTable:
 class _Flap:
     """An interface that goes down and up: down for half of each period."""
 
-    def __init__(self, table: FaultTable, number: int, end: End, period_s: float, times: int) -> None:
+    def __init__(self, table: FaultTable, info: FaultInfo, end: End, period_s: float, times: int) -> None:
         self._table = table
-        self._number = number
+        self._info = info
         self._end = end
         self._half_s = period_s / 2
         self._left = times or None
@@ -343,14 +358,16 @@ class _Flap:
         """Set the interface up for good."""
         if self._timer is not None:
             self._timer.cancel()
-        self._table.release(self._number, self._end)
+        self._table.release(self._info.number, self._end)
 
     def _go_down(self) -> None:
         self._timer = self._table.after(self._half_s, self._go_up)
-        self._table.hold(self._number, self._end)
+        self._table.hold(self._info.number, self._end)
+        self._table.note(self._info, "down")
 
     def _go_up(self) -> None:
         if self._left is not None:
             self._left -= 1
         self._timer = None if self._left == 0 else self._table.after(self._half_s, self._go_down)
-        self._table.release(self._number, self._end)
+        self._table.release(self._info.number, self._end)
+        self._table.note(self._info, "up")

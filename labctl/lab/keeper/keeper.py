@@ -275,6 +275,8 @@ class Keeper:
             case protocol.HealFaults():
                 healed = self.faults.heal(message.numbers, message.names) if self.faults else 0
                 return Answer(protocol.Done(healed))
+            case protocol.FaultHistory():
+                return Answer(protocol.FaultMoments(self.faults.moments_after(message.after) if self.faults else ()))
             case protocol.SignalGroup():
                 self.signal_group(message)
             case protocol.Publish():

@@ -141,3 +141,21 @@ def test_a_lab_that_stays_has_no_fault_afterwards(tmp_path: Path) -> None:
         result = run(tmp_path, steps, RunOptions(lab=name))
         assert result.outcome is Outcome.PASSED, result.reason
         assert not lab.describe().faults
+
+
+def test_a_failure_names_the_faults_in_force_and_the_seed_of_their_schedule(tmp_path: Path) -> None:
+    steps = (
+        "  - schedule:\n"
+        "      {faults: [isolate], targets: [h2], every: 20ms, lasting: 60s, for: 60s, seed: 8,\n"
+        "       steps: [{expect: {on: h1, reachable: h2, within: 100ms}}]}\n"
+    )
+    result = run(tmp_path, steps)
+    assert result.outcome is Outcome.FAILED
+    assert {each.seed for each in result.faults} == {8}
+    assert "fault in force: isolate h2, from " in result.explanation[-1]
+    assert "(schedule of step 1, seed 8)" in result.explanation[-1]
+
+
+def test_a_failure_after_a_fault_names_the_last_one(tmp_path: Path) -> None:
+    result = run(tmp_path, "  - isolate: h1\n  - heal: all\n  - run: {on: h2, run: ['false']}\n")
+    assert result.explanation[-1].startswith("no fault was in force; the last one: isolate h1, from ")

@@ -14,12 +14,15 @@ from labctl.clock import monotonic_ns
 from labctl.errors import NotFound
 from labctl.kernel.processes import ends_within
 from labctl.lab.client.handle import Lab
+from labctl.plan.build import topology_of
+from labctl.plan.faults import read
 from labctl.plan.operations import AddAddress, LinkEnd, MakeLink, MakeNode, SetUp
 from labctl.structs import replace
 from labctl.timeline.events import Mark, Packet, SocketSample, Source
 from labctl.timeline.recording import Recording, RecordOptions
 from labctl.timeline.spool import Kind
 from labctl.topology.model import Node, NodeKind
+from tests.integration.detached import becomes
 from tests.labs import WAIT_S, keeper_of, pair_plan
 
 pytestmark = pytest.mark.stock_kernel
@@ -190,3 +193,22 @@ def test_packets_of_a_lab_with_many_nodes_are_recorded_on_request_only(lab: Lab)
         timeline = recording.stop()
     assert not [event for event in timeline.events if isinstance(event, Packet)]
     assert "packets and samples of sockets: of more than 1 nodes only on request" in timeline.missing
+
+
+def test_faults_of_anybody_are_marks_at_their_moments(lab: Lab) -> None:
+    model = topology_of(lab.describe().plan)
+    isolated = read("down", ["client", "server"]).plan(model)
+    with Recording.start(lab, RecordOptions(packets=False)) as recording:
+        lab.heal([lab.begin_fault(isolated)])
+        lab.begin_fault(isolated, duration_s=0.05)
+        assert becomes(lambda: not lab.describe().faults)
+        first = recording.timeline().events
+        lab.begin_fault(isolated)
+        with Recording.start(lab, RecordOptions(packets=False)) as later:
+            lab.heal()
+            last = later.stop().events
+    marks = [each for each in first if isinstance(each, Mark)]
+    assert [each.text.partition(":")[0] for each in marks] == ["fault", "fault healed"] * 2
+    assert marks[0].fault == marks[1].fault != marks[2].fault == marks[3].fault
+    texts = [each.text for each in last if isinstance(each, Mark)]
+    assert texts == ["fault in force: down client - server", "fault healed: down client - server"]

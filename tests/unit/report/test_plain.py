@@ -5,7 +5,7 @@ from __future__ import annotations
 from labctl.programs.output import OutputRecord
 from labctl.report import plain
 from labctl.report.terminal import ASCII, Look, cells
-from labctl.scenario.results import ListeningRecord, Outcome, ProgramRecord
+from labctl.scenario.results import FaultRecord, ListeningRecord, Outcome, ProgramRecord
 from labctl.structs import replace
 from tests import timelines
 from tests.unit.report.samples import BROKEN, ECHO, FAILED, SKIPPED, run, scenario, step
@@ -168,3 +168,13 @@ def test_what_a_recording_does_not_have_stands_beside_a_pass_and_in_full_below_a
     timeline = replace(timelines.refused(), missing=("drops of the kernel: CAP_BPF is required",))
     assert plain.conclusion(ECHO, LOOK, timeline) == ["✓ passed in 0.21 s  not recorded: drops of the kernel"]
     assert plain.conclusion(FAILED, LOOK, timeline)[-1] == "not recorded: drops of the kernel: CAP_BPF is required"
+
+
+def test_a_ladder_has_faults_at_their_moments_and_no_other_marks() -> None:
+    fault = FaultRecord("1", "isolate", "isolate client", ("client",), 0.25, 0.5)
+    result = replace(FAILED, hosts=("client",), faults=(fault,))
+    lines = plain.conversation(result, LOOK)
+    assert [line for line in lines if "fault" in line] == [
+        "250.0 │ fault: isolate client",
+        "500.0 │ fault healed: isolate client",
+    ]

@@ -156,7 +156,7 @@ function label(index, part) {
       const program = text(index, "program");
       return { text: `${program ? `${program} ` : ""}${text(index, "stream")} \u2502 ${line}${more.length ? " \u2026" : ""}`, result: "", style: "output" };
     }
-    default: return { text: text(index, "text"), result: "", style: "mark" };
+    default: return { text: text(index, "text"), result: "", style: raw(index, "fault") ? "mark odd" : "mark" };
   }
 }
 function callLabel(index, part) {

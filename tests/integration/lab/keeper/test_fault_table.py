@@ -271,3 +271,21 @@ def test_another_plan_ends_all_faults() -> None:
 def test_a_keeper_imports_the_table_with_its_first_fault() -> None:
     code = f"import sys, labctl.lab.keeper.keeper; print({FaultTable.__module__!r} in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_the_history_of_faults_has_their_moments_in_order(lab: Lab) -> None:
+    cut = begin(lab, "isolate", "h1", is_owned=False)
+    with pytest.raises(InputError):
+        begin(lab, "remove_address", {"on": "h1", "address": "10.9.9.9"})  # it leaves no moment
+    lab.heal([cut])
+    flap = begin(lab, "flap", {"link": ["h1", "s1"], "period": "20ms", "times": 1})
+    becomes(lambda: [each.state for each in lab.fault_moments(2)] == ["begun", "down", "up"])
+    lab.heal([flap])
+    moments = lab.fault_moments()
+    assert [(each.seq, each.state, each.nodes) for each in moments[:2]] == [
+        (1, "begun", ("h1",)),
+        (2, "healed", ("h1",)),
+    ]
+    assert [each.state for each in moments[2:]] == ["begun", "down", "up", "healed"]
+    assert [each.at_ns for each in moments] == sorted(each.at_ns for each in moments)
+    assert lab.fault_moments(moments[-1].seq) == ()
