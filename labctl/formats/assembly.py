@@ -10,7 +10,7 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6
 from labctl.formats.sketch import Addressing, Cable, Device, Line, Options, Part, Port, Role, Sketch, Value
 from labctl.formats.startup import route_of
 from labctl.formats.yaml_writer import Path
-from labctl.structs import Struct, field
+from labctl.structs import Struct, field, replace
 
 _SECTIONS = {Role.HOST: "hosts", Role.ROUTER: "routers", Role.SWITCH: "switches"}
 _KEYS = {4: "ipv4", 6: "ipv6"}
@@ -107,6 +107,12 @@ class _Assembly:
         self.networks_and_links()
         return Assembled(self.data, self.comments)
 
+    def segments(self, port: Port, cable: Cable) -> list[str]:
+        """Return the names of a switch's broadcast domains that a port of it is in: one, or one for each VLAN."""
+        keys = {**cable.settings, **port.settings} if not cable.name else port.settings
+        vlans = [keys[key] for key in ("vlan", "native") if key in keys] + list(keys.get("trunk", ()))
+        return [f"{port.device}\0{vlan}" if str(vlan) != "1" else port.device for vlan in vlans] or [port.device]
+
     def roles(self) -> None:
         counts = Counter(port.device for cable in self.sketch.cables for port in cable.ports)
         for device in self.devices.values():
@@ -133,7 +139,7 @@ class _Assembly:
                 root[second] = first
         if closing:
             for device in switches:
-                device.settings["stp"] = True
+                device.settings.setdefault("stp", True)
             self.report.note("switches form a ring, so all run the spanning tree protocol (`stp`)")
 
     def fold_switches(self) -> None:
@@ -144,6 +150,9 @@ class _Assembly:
             if not plain:
                 continue
             ports = [port for cable in plain for port in cable.ports if port.device != device.name]
+            for cable in plain:  # keys of the switch's port go to the member
+                own, other = sorted(cable.ports, key=lambda port: port.device != device.name)
+                other.settings = {**own.settings, **other.settings}
             found = {id(cable) for cable in plain}
             at = next(number for number, cable in enumerate(self.sketch.cables) if id(cable) in found)
             network = Cable(ports, device.name, settings=device.settings, comment=device.comment, line=device.line)
@@ -196,21 +205,34 @@ class _Assembly:
                 name = root[name]
             return name
 
-        def hubs(cable: Cable) -> list[str]:
-            switches = [port.device for port in cable.ports if self.devices[port.device].role is Role.SWITCH]
-            return [*([cable.name] if cable.name else []), *switches]
+        def hubs(cable: Cable, of: Port | None = None) -> list[list[str]]:
+            """Return the broadcast domains of the switches at the cable, each as a list of one for each VLAN."""
+            switches = [port for port in cable.ports if self.devices[port.device].role is Role.SWITCH]
+            found = [self.segments(port, cable) for port in switches]
+            if cable.name:
+                own = replace(of, device=cable.name) if of is not None else Port(cable.name)
+                found = [self.segments(own, cable), *found]
+            return found
 
         for cable in self.sketch.cables:
-            first, *others = hubs(cable) or [""]
+            first, *others = hubs(cable) or [[]]
             for other in others:
-                root[find(other)] = find(first)
+                for mine, its in zip(sorted(first), sorted(other), strict=False):
+                    root[find(its)] = find(mine)
         found: dict[str | int, _Domain] = {}
         for cable in self.sketch.cables:
-            joined = hubs(cable)
-            domain = found.setdefault(find(joined[0]) if joined else id(cable), _Domain())
-            domain.cables.append(cable)
-            domain.ports += [port for port in cable.ports if self.devices[port.device].role is not Role.SWITCH]
+            for port in cable.ports or [Port("")]:
+                joined = hubs(cable, port)
+                domain = found.setdefault(find(joined[0][0]) if joined else id(cable), _Domain())
+                if cable not in domain.cables and (not cable.name or not self.has_vlan(port)):
+                    domain.cables.append(cable)
+                if port.device and self.devices[port.device].role is not Role.SWITCH:
+                    domain.ports.append(port)
         return list(found.values())
+
+    def has_vlan(self, port: Port) -> bool:
+        """Return whether the port is a member of a VLAN of its switch."""
+        return bool(port.settings.keys() & {"vlan", "trunk"})
 
     def prefix_of(self, domain: _Domain, family: int, taken: Iterable[Network]) -> Network | None:
         """Return the given prefix, else that of most first addresses, unless another domain has it."""
@@ -385,6 +407,7 @@ class _Assembly:
         """Return the keys of the cable's prefixes; false for a family without one, if no address is automatic."""
         made: dict[str, Value] = {}
         ports = [port for port in cable.ports if self.devices[port.device].role is not Role.SWITCH]
+        ports = [port for port in ports if not (cable.name and self.has_vlan(port))] or ports[:0]
         for family, key in _KEYS.items():
             prefix = self.chosen.get((id(cable), family))
             if prefix and (cable.prefix(family) or any((id(port), family) in self.given for port in ports)):
@@ -406,11 +429,12 @@ class _Assembly:
         if self.devices[port.device].role is not Role.SWITCH:
             for family, key in _KEYS.items():
                 if found := self.given.get((id(port), family)):
-                    texts = [str(one.ip) if cable.name and not number else str(one) for number, one in enumerate(found)]
+                    is_short = cable.name and not self.has_vlan(port)
+                    texts = [str(one.ip) if is_short and not number else str(one) for number, one in enumerate(found)]
                     made[key] = texts[0] if len(texts) == 1 else texts
-                elif self.is_without(family) and (id(cable), family) in self.chosen:
+                elif self.is_without(family) and ((id(cable), family) in self.chosen or self.has_vlan(port)):
                     made[key] = False
-        made |= port.impairment
+        made |= port.impairment | port.settings
         return port.device if made.keys() == {"node"} else made
 
 

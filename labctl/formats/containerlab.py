@@ -7,19 +7,22 @@ their configuration does, which the report says.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 from labctl.documents import Document
 from labctl.errors import InputError
+from labctl.formats.bridges import fold_bridges
 from labctl.formats.sketch import Addressing, Cable, Device, Line, Port, Role, Sketch, valid_interface
 from labctl.formats.startup import configure, frr_addresses, start_routing
 from labctl.formats.values import items, line_of, mapping, pairs, text, texts
 
 _LINUX = frozenset({"linux", "host", "ext-container", "k8s-kind"})
 _BRIDGES = frozenset({"bridge", "ovs-bridge"})
-_MACHINE_ENDS = frozenset({"host", "mgmt-net", "macvlan"})
+_MACHINE_ENDS = frozenset({"host", "mgmt-net", "macvlan", "container"})
+_VARIABLE = re.compile(r"\$\{(\w+)(?::?[-=]([^{}]*))?\}")
 _UNUSED = {
     "startup-config": "a start-up configuration is for the node's image",
     "license": "a licence is for the node's image",
@@ -41,7 +44,7 @@ _UNUSED = {
 
 def read(document: Document, path: Path, name: str) -> Sketch:
     """Return the network of a containerlab file. InputError if it has no nodes."""
-    data = mapping(document.data)
+    data = mapping(_interpolated(document.data))
     topology = mapping(data.get("topology"))
     if not mapping(topology.get("nodes")):
         raise InputError(f"{path}: `topology.nodes` has no nodes.")
@@ -53,6 +56,7 @@ def read(document: Document, path: Path, name: str) -> Sketch:
         reader.link(number, link)
     for node, device in list(sketch.devices.items()):
         reader.programs(node, device)
+    fold_bridges(sketch)
     given = any(port.ipv4 or port.ipv6 for cable in sketch.cables for port in cable.ports)
     configured = any(device.commands or device.settings for device in sketch.devices.values())
     if given or configured:
@@ -102,7 +106,8 @@ class _Reader:
             return
         device = self.sketch.device(node, None, line=line)
         image = text(settings.get("image"))
-        if kind in _LINUX or not kind:
+        if kind in _LINUX or not kind or kind == "frr":
+            device.role = Role.ROUTER if kind == "frr" else None
             if image:
                 self.report.left_out(node, f"the image {image}: programs are those of this machine", line)
         else:
@@ -112,7 +117,7 @@ class _Reader:
             reason = f"kind {kind}{shown}: a router of this machine's kernel takes its place, without its configuration"
             self.report.left_out(node, reason, line)
         for key, reason in _UNUSED.items():
-            if reason and settings.get(key):
+            if reason and settings.get(key) and kind != "frr":
                 self.report.left_out(f"{node}: {key}", reason, line)
         if text(settings.get("network-mode")) not in ("", "none", "bridge"):
             self.report.left_out(f"{node}: network-mode", "every node has a network of its own", line)
@@ -153,9 +158,10 @@ class _Reader:
 
     def prefixes(self, cable: Cable, given: dict[str, Any]) -> None:
         """Take the addresses of a link's ends: `ipv4: [10.0.0.1/31, 10.0.0.0/31]`, in the order of its ends."""
-        for key in ("ipv4", "ipv6"):
-            for port, address in zip(cable.ports, texts(given.get(key)), strict=False):
-                getattr(port, key).append(address)
+        for source in (given, mapping(given.get("vars"))):
+            for key in ("ipv4", "ipv6"):
+                for port, address in zip(cable.ports, texts(source.get(key)), strict=False):
+                    getattr(port, key).append(address)
 
     def port(self, end: Any, line: int) -> Port | None:
         """Return the port of `node:interface` or of `{node: ..., interface: ...}`; None if it is outside the lab."""
@@ -176,7 +182,9 @@ class _Reader:
         if isinstance(end, dict) and device.role is not Role.SWITCH:
             mac = text(end.get("mac"))
             port.mac = mac.lower() if re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", mac) else ""
-            port.ipv4, port.ipv6 = texts(end.get("ipv4")), texts(end.get("ipv6"))
+            for source in (end, mapping(end.get("vars"))):
+                port.ipv4 += texts(source.get("ipv4"))
+                port.ipv6 += texts(source.get("ipv6"))
         return port
 
     # -- what runs on nodes --------------------------------------------------------------------------------------------
@@ -188,7 +196,7 @@ class _Reader:
         line = device.line
         for bind in texts(settings.get("binds")):
             self.bind(device, bind, line)
-        is_linux = settings["kind"] in _LINUX or not settings["kind"]
+        is_linux = settings["kind"] in _LINUX or settings["kind"] in ("", "frr")
         for name, value in pairs(settings.get("env")).items():
             if is_linux and name and "=" not in name:
                 device.settings.setdefault("environment", {})[name] = value
@@ -209,11 +217,29 @@ class _Reader:
         if command := text(settings.get("cmd")) or text(settings.get("entrypoint")):
             self.report.left_out(f"{node}: `{command[:60]}`", "the command belongs to the image", line)
         lines = [Line(each, line) for each in texts(settings.get("exec"))]
-        self.routing(device, texts(settings.get("binds")))
+        if settings["kind"] == "frr":
+            self.frr(device, settings)
+        else:
+            self.routing(device, texts(settings.get("binds")))
         configure(self.sketch, device, lines, shell=False)
         if device.settings.get("expose") and device.role is not Role.HOST and len(self.sketch.ports_of(device)) > 1:
             del device.settings["expose"]
             self.report.left_out(f"{node}: ports", "only hosts can expose ports; this is a router", line)
+
+    def frr(self, device: Device, settings: dict[str, Any]) -> None:
+        """Start FRR with the start-up configuration of a node of the kind `frr`: a file, or its text."""
+        written = text(settings.get("startup-config"))
+        if "\n" in written:
+            device.routing, content = {"content": written}, written
+        elif written and (self.directory / written).is_file():
+            device.routing, content = written, (self.directory / written).read_text("utf-8", "replace")
+        else:
+            reason = "there is no such file" if written else "it has no start-up configuration"
+            self.report.left_out(f"{device.name}: startup-config", reason, device.line)
+            device.routing, content = {"content": ""}, ""
+        device.daemons = texts(mapping(mapping(settings.get("extras")).get("frr")).get("daemons"))
+        frr_addresses(self.sketch, device, content)
+        start_routing(self.sketch, device, Line("", device.line))
 
     def routing(self, device: Device, binds: list[str]) -> None:
         """Start FRR, as its image does, with a frr.conf among the binds."""
@@ -244,6 +270,17 @@ class _Reader:
             self.report.left_out(f"{device.name}: the bind `{bind}`", "the directory belongs to the kernel", line)
         else:
             device.append("binds", f"{source}:{target}" + ("" if "ro" in mode.split(",") else ":rw"))
+
+
+def _interpolated(value: Any) -> Any:
+    """Return the data with `${NAME}` and `${NAME:=default}` of the environment replaced, as containerlab does."""
+    if isinstance(value, dict):
+        return {key: _interpolated(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_interpolated(each) for each in value]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+    return _VARIABLE.sub(lambda match: os.environ.get(match[1], match[0] if match[2] is None else match[2]), value)
 
 
 def _is_reserved(target: str) -> bool:

@@ -11,6 +11,7 @@ import shlex
 from pathlib import Path
 
 from labctl.errors import InputError
+from labctl.formats.bridges import fold_bridges
 from labctl.formats.sketch import Addressing, Device, Line, Port, Role, Sketch
 from labctl.formats.startup import configure, frr_addresses, interfaces_file, routing_config, routing_daemons
 
@@ -29,6 +30,7 @@ def read(directory: Path, name: str) -> Sketch:
         raise InputError(f"{directory / 'lab.conf'}: there are no devices.")
     reader.connect()
     reader.programs()
+    fold_bridges(sketch)
     given = any(port.ipv4 or port.ipv6 for cable in sketch.cables for port in cable.ports)
     if not given and not any(device.commands or device.settings for device in sketch.devices.values()):
         sketch.addressing = Addressing.AUTOMATIC

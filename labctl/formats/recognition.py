@@ -63,6 +63,12 @@ def recognise(path: Path) -> Format | None:
         return Format.CORE
     if re.match(_GML, text):
         return Format.GML
+    if re.search(r"(?m)^topology:", text) and (template := re.search(r"(?m)^.*\{\{", text)):
+        line = text.count("\n", 0, template.end()) + 1
+        raise InputError(
+            f"{path}:{line}: the containerlab file is a Go template (`{{{{`), which only containerlab fills in. "
+            "Write its values into a copy, or use `parameters` and `for` of a topology file."
+        )
     return by_keys(_data(path)) if len(text) < _BEGINNING_BYTES else None
 
 

@@ -23,6 +23,8 @@ _STATEFUL = re.compile(
     r"(?:if|for|while|until|case|function|select|do|done|then|else|fi|esac|export|cd|set|source|\.|alias|umask|exit)\b"
     r"|[{(]|\w+\s*\(\)|\w+=\S*$|.*<<|.*\\$"
 )
+_OPENS = re.compile(r"(?:^|[;&|]\s*|\b(?:then|do|else)\s+)(?:if|for|while|until|case|select)\b|(?<!\$)\{(?!\w)")
+_CLOSES = re.compile(r"(?:^|[;&|]\s*)(?:fi|done|esac)\b|(?:^|\s)\}")
 _ASSIGNMENT = re.compile(r"(?:export\s+)?\w+=\S*$|export\s+\w+$|exit\b[ 0]*$|set [-+]\w+$|umask \d+$")
 _KEEPS_ALIVE = re.compile(r"(?:sleep (?:infinity|inf|\d{5,})|tail -[fF] /dev/null|(?:/bin/)?(?:ba|a)?sh)\s*&?")
 # A container has a default route by its management network, which scripts remove; a lab has none.
@@ -101,6 +103,7 @@ def configure(sketch: Sketch, device: Device, lines: Iterable[Line], *, shell: b
     rest = [line for line in lines if line.text.strip() and not line.text.lstrip().startswith("#")]
     while rest and not (shell and _STATEFUL.match(rest[0].text.strip())):
         _Applied(sketch, device, ports, rest.pop(0)).apply()
+    rest = _without_configuration(sketch, device, ports, rest)
     if rest and not all(_ASSIGNMENT.match(line.text.strip()) for line in rest):
         script = "".join(f"{line.text.rstrip()}\n" for line in rest)
         if change := change_of(script, own_directories(device)):
@@ -113,6 +116,25 @@ def configure(sketch: Sketch, device: Device, lines: Iterable[Line], *, shell: b
         sketch.report.note(
             "from here on the script has control flow or variables, and runs as it is", subject, first.number
         )
+
+
+def _without_configuration(sketch: Sketch, device: Device, ports: dict[str, Port], rest: list[Line]) -> list[Line]:
+    """Apply what a script with control flow configures outside of it, without variables; return its other lines."""
+    if any(re.search(r"<<|\\$", line.text) for line in rest):
+        return rest
+    kept: list[Line] = []
+    depth = 0
+    for line in rest:
+        text = line.text.strip()
+        words = _words(text)
+        if depth or words is None or not _Applied(sketch, device, ports, line).is_configuration(words):
+            kept.append(line)
+        opened = len(
+            re.findall(r"(?:^|[;&|]\s*|\b(?:then|do|else)\s+)(?:if|for|while|until|case|select)\b|\{(?!\w)", text)
+        )
+        closed = len(re.findall(r"(?:^|[;&|]\s*)(?:fi|done|esac)\b|(?:^|\s)\}", text))
+        depth = max(0, depth + opened - closed)
+    return kept
 
 
 def own_directories(device: Device) -> list[str]:

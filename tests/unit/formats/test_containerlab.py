@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from labctl import documents
 from labctl.documents import Document
 from labctl.errors import InputError
 from labctl.formats.containerlab import read
+from labctl.formats.startup import program_exists
 from labctl.formats.yaml_writer import write
 from tests.unit.formats.samples import DATA, translated, written
 
@@ -73,6 +75,63 @@ def test_binds_that_cannot_be_mounted_are_left_out(tmp_path: Path) -> None:
     data, found = translated(written(tmp_path, "x.clab.yml", text))
     assert data["hosts"] == {"a": {}}
     assert len(found.missing) == 4
+
+
+FRR = """
+topology:
+  nodes:
+    r1: {kind: frr, startup-config: r1.conf, extras: {frr: {daemons: [ospfd]}}}
+    r2: {kind: frr, startup-config: "interface eth1\\n ip address 10.0.0.2/24\\n"}
+    r3: {kind: frr, startup-config: missing.conf}
+  links: [{endpoints: ["r1:eth1", "r2:eth1"]}]
+"""
+
+
+def test_nodes_of_the_kind_frr_run_it_with_their_configuration(tmp_path: Path) -> None:
+    written(tmp_path, "r1.conf", "interface eth1\n ip address 10.0.0.1/24\n")
+    data, found = translated(written(tmp_path, "x.clab.yml", FRR))
+    assert [end["ipv4"] for end in data["links"][0]["ends"]] == ["10.0.0.1/24", "10.0.0.2/24"]
+    assert list(data["routers"]) == ["r1", "r2", "r3"]
+    assert "r3: startup-config (line 6): there is no such file" in "\n".join(found.report)
+    if program_exists("zebra"):
+        frr = data["routers"]["r1"]["services"]["frr"]
+        assert (frr["config"], frr["daemons"]) == ("r1.conf", ["ospfd"])
+
+
+def test_addresses_are_also_those_of_vars(tmp_path: Path) -> None:
+    text = "topology:\n  nodes: {a: {kind: linux}, b: {kind: linux}}\n  links:\n"
+    text += '    - {endpoints: ["a:eth1", "b:eth1"], vars: {ipv4: [10.0.0.1/24, 10.0.0.2/24]}}\n'
+    text += "    - type: veth\n      endpoints:\n        - {node: a, interface: eth2, vars: {ipv4: 10.0.1.1/24}}\n"
+    text += "        - {node: b, interface: eth2, vars: {ipv4: 10.0.1.2/24}}\n"
+    data, _ = translated(written(tmp_path, "x.clab.yml", text))
+    assert [[end["ipv4"] for end in link["ends"]] for link in data["links"]] == [
+        ["10.0.0.1/24", "10.0.0.2/24"],
+        ["10.0.1.1/24", "10.0.1.2/24"],
+    ]
+
+
+def test_variables_of_the_environment_are_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_NUMBER", "7")
+    text = "name: x${LAB_NUMBER}\ntopology:\n  nodes:\n"
+    text += '    a: {kind: linux, env: {A: "${LAB_UNSET:=b}", B: "${LAB_UNSET}"}}\n'
+    data, _ = translated(written(tmp_path, "x.clab.yml", text))
+    assert (data["name"], data["hosts"]["a"]["environment"]) == ("x7", {"A": "b", "B": "${LAB_UNSET}"})
+
+
+def test_a_template_is_refused_with_its_line(tmp_path: Path) -> None:
+    text = "name: x\ntopology:\n  nodes:\n{{- range seq 3 }}\n    r{{ . }}: {}\n{{- end }}\n"
+    with pytest.raises(InputError, match=r"x.clab.yml:4: .* a Go template"):
+        translated(written(tmp_path, "x.clab.yml", text))
+
+
+def test_a_node_that_is_a_bridge_is_a_switch(tmp_path: Path) -> None:
+    bridge = ["ip link add br0 type bridge", *(f"ip link set eth{n} master br0" for n in (1, 2))]
+    text = f"topology:\n  nodes:\n    sw: {{kind: linux, exec: {json.dumps(bridge)}}}\n"
+    text += "".join(f"    h{n}: {{kind: linux, exec: [ip addr add 10.0.0.{n}/24 dev eth1]}}\n" for n in (1, 2))
+    text += '  links: [{endpoints: ["sw:eth1", "h1:eth1"]}, {endpoints: ["sw:eth2", "h2:eth1"]}]\n'
+    data, _ = translated(written(tmp_path, "x.clab.yml", text))
+    assert data["networks"]["sw"]["ipv4"] == "10.0.0.0/24"
+    assert [member["ipv4"] for member in data["networks"]["sw"]["members"]] == ["10.0.0.1", "10.0.0.2"]
 
 
 VALUES = st.recursive(

@@ -158,6 +158,23 @@ def test_a_script_stays_whole_from_its_control_flow_on() -> None:
     assert [str(note).partition(":")[0] for note in sketch.report.notes] == ["pc (line 2)"]
 
 
+def test_what_a_script_configures_outside_of_its_control_flow_is_taken() -> None:
+    device, (eth0, eth1), _ = configured(
+        "A=1",
+        "if test -d /shared; then",
+        "  ip addr add 10.9.0.1/24 dev eth1",
+        "fi",
+        "for i in 1 2; do ip addr add 10.0.$i.1/24 dev eth1; done",
+        "ip addr add 10.0.0.1/24 dev eth0",
+        "ip addr add 10.0.$A.1/24 dev eth1",
+        "systemctl restart networking",
+    )
+    assert (eth0.ipv4, eth1.ipv4) == (["10.0.0.1/24"], [])
+    script = device.commands[0]["shell"]
+    assert script.startswith("A=1\nif test -d /shared; then\n  ip addr")
+    assert script.endswith("done\nip addr add 10.0.$A.1/24 dev eth1\n")
+
+
 def test_a_program_in_the_background_becomes_a_service() -> None:
     device, _, _ = configured("nohup sleep 100 &", "sleep 5 > /tmp/x &", "true && true")
     assert device.settings["services"] == {"sleep": {"run": ["sleep", "100"]}, "sleep-2": {"shell": "sleep 5 > /tmp/x"}}
