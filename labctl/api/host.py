@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from labctl.api.netns import Visit
     from labctl.api.program import Ready
     from labctl.kernel.sock_diag import Socket
+    from labctl.plan.impairment_changes import Sending
     from labctl.plan.operations import Operation
     from labctl.topology.model import Address, Endpoint, Interface, NodeKind
     from labctl.topology.model import Link as ModelLink
@@ -182,7 +183,10 @@ class NodeFacts:
 
 
 class Link:
-    """A link of a lab. Properties ask the kernel each time."""
+    """A link of a lab, or two ends on one network. Properties ask the kernel each time.
+
+    `set` and `clear` of the latter are for packets from one end to the other; they have no `down` and `up`: ValueError.
+    """
 
     def __init__(self, core: Core, link: ModelLink) -> None:
         """Used by `Lab.link` and `Lab.links`."""
@@ -256,31 +260,33 @@ class Link:
         given = {key: value for key, value in written.items() if value is not None}
         values = read_changes(given)
         word = f"set {' '.join(f'{key} {value}' for key, value in given.items())}"
-        near, far = (
-            [end for end in self._sending_ends(sender) if (end == self._near) is side] for side in (True, False)
-        )
+        sendings = self._sendings(sender)
         self._impair(
             f"{word} from {sender}" if sender else word,
-            lambda: change_impairments(self._core.engine, self._core.plan, near, far, values),
+            lambda: change_impairments(self._core.engine, self._core.plan, sendings, values),
         )
 
     def clear(self) -> None:
         """Remove delay, jitter, loss and rate in both directions, including those of the topology file. KernelError."""
-        from labctl.plan.build import set_impairments
+        from labctl.plan.impairment_changes import clear_impairments
 
-        self._impair("clear", lambda: set_impairments(self._core.plan, self._sending_ends(None), None))
+        sendings = self._sendings(None)
+        self._impair("clear", lambda: clear_impairments(self._core.engine, self._core.plan, sendings))
 
     @property
-    def _near(self) -> tuple[str, str]:
-        return self.ends[0].node, self.ends[0].ifname
+    def _is_pair(self) -> bool:
+        """Whether its ends are on one network, and have no link of their own."""
+        return self._link not in self._core.model.links
 
-    def _sending_ends(self, sender: str | None) -> list[tuple[str, str]]:
-        ends = [(end.node, end.ifname) for end in self.ends if sender in (None, end.node)]
-        if not ends:
+    def _sendings(self, sender: str | None) -> list[Sending]:
+        from labctl.plan.impairment_changes import sendings
+
+        found = sendings(*self.ends, sender, is_pair=self._is_pair)
+        if not found:
             raise not_found(
                 f"link {self}: `{sender}` is not an end of it", sender or "", [end.node for end in self.ends]
             )
-        return ends
+        return found
 
     def _impair(self, word: str, operations: Callable[[], Sequence[Operation]]) -> None:
         self._core.check_open(f"{word} on link {self}")
@@ -289,6 +295,8 @@ class Link:
 
     def _apply(self, operations: Sequence[Operation], word: str) -> None:
         self._core.check_open(f"set link {self} {word}")
+        if self._is_pair:
+            raise ValueError(f"{self} cannot go {word}: the ends are on one network, not on a link of their own")
         with self._core.journal.noting("", ActivityKind.LINK, f"{self} {word}"):
             self._core.engine.apply(operations)
 

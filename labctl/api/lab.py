@@ -344,16 +344,19 @@ class Lab:
         return tuple(Link(self._core, link) for link in self._core.model.links)
 
     def link(self, a: str, b: str) -> Link:
-        """Return the link between two nodes. Where there are several, `a` or `b` names the interface ("client:eth1").
+        """Return the link between two nodes, or else their ends on one network (for values between members).
+
+        Where there are several, `a` or `b` names the interface ("client:eth1").
 
         NotFound if there is none, ValueError if there are several.
         """
         nodes = [end.partition(":")[0] for end in (a, b)]
         for node in nodes:
             self._core.node(node)
-        found = links_between(self._core.model.links, a, b)
+        model = self._core.model
+        found = links_between(model.links, a, b) or model.neighbours(a, b)
         if not found:
-            links = [str(link) for link in self._core.model.links if nodes[0] in (link.a.node, link.b.node)]
+            links = [str(link) for link in model.links if nodes[0] in (link.a.node, link.b.node)]
             raise not_found(f"lab {self.name}: no link between {a} and {b}", f"{a} - {b}", links)
         if len(found) > 1:
             several = ", ".join(str(link) for link in found)

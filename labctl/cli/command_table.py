@@ -571,7 +571,8 @@ COMMANDS = (
         "Take a link down or up; add delay, loss or a rate limit.",
         "Take the links between two nodes down, bring them up again, impair them, or show their state.\n\n"
         "`set` changes the given values for packets sent from now on, and leaves the others; `delay=0` removes one. "
-        "`preset=4g` sets those of a kind of link, whose access is A's. `clear` removes all.",
+        "`preset=4g` sets those of a kind of link, whose access is A's. `clear` removes all. For two hosts on one "
+        "network these are values of packets from one to the other.",
         (
             Parameter("first", "A", "A node, or NODE:INTERFACE.", "node_names"),
             Parameter("second", "B", "The other node, or NODE:INTERFACE.", "other_ends"),

@@ -11,12 +11,13 @@ from labctl.errors import InputError
 from labctl.plan.operations import LinkEnd, MakeLink, Operation, SetDown, SetUp
 from labctl.report.terminal import Cell, Ink, Look, render, standard_output, table, waiting
 from labctl.structs import Struct
-from labctl.topology.model import end_to_take_down, is_end, links_between
+from labctl.topology.model import end_to_take_down, is_end, links_between, neighbours
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
     from labctl.observe.impairments import FoundImpairment
     from labctl.observe.inspect import Inspection, NodeState
+    from labctl.plan.impairment_changes import ReportsImpairments, Sending
     from labctl.plan.operations import Plan
 
 EXIT_UNREACHABLE = 1
@@ -43,10 +44,11 @@ def ping(nodes: Sequence[str], every: bool, every_pair: bool, lab: str | None) -
 
 
 class Cable(Struct, frozen=True):
-    """A link of a plan, with its ends in the order of the command line."""
+    """A link of a plan, or two ends on one network, in the order of the command line."""
 
     near: LinkEnd
     far: LinkEnd
+    is_pair: bool = False  # of ends on one network, which have no link of their own
 
     def __str__(self) -> str:
         return f"{self.near} - {self.far}"
@@ -65,7 +67,7 @@ def link(first: str, second: str, action: str, values: Sequence[str], sender: st
             attached.apply(
                 changed_values(attached, plan, cables, values, sender)
                 if is_set
-                else link_operations(plan, cables, action, sender)
+                else link_operations(attached, plan, cables, action, sender)
             )
         screen.write(cable_table(attached, cables, screen.look))
     return 0
@@ -82,44 +84,52 @@ def check_link_change(action: str, values: Sequence[str], sender: str | None) ->
         raise InputError(f"link {action}: has no direction; --from is for set and clear.")
 
 
-def link_operations(plan: Plan, cables: Sequence[Cable], action: str, sender: str | None = None) -> list[Operation]:
-    """Return the operations of `down`, `up` or `clear`. `up` restores what an end lost when it went down."""
+def link_operations(
+    lab: ReportsImpairments, plan: Plan, cables: Sequence[Cable], action: str, sender: str | None = None
+) -> list[Operation]:
+    """Return the operations of `down`, `up` (which restores what an end lost by `down`) or `clear`. InputError."""
+    if action == "clear":
+        from labctl.plan.impairment_changes import clear_impairments
+
+        return [*clear_impairments(lab, plan, _sendings(cables, sender))]
+    for cable in cables:
+        if cable.is_pair:
+            links = _links_of(plan, cable.near.node)
+            raise InputError(
+                f"link {action}: {cable.near} and {cable.far} are on one network, not on a link of their own. {links}"
+            )
     if action == "down":
         cut = [end_to_take_down(each.near, each.far, lambda end: bool(end.bridge)) for each in cables]
         return [SetDown(end.node, end.ifname) for end in cut]
-    if action == "up":  # either end may be down, depending on the order of the names
-        return [SetUp(end.node, end.ifname) for each in cables for end in (each.near, each.far)]
-    from labctl.plan.build import set_impairments
-
-    near, far = _sending_ends(cables, sender)
-    return [*set_impairments(plan, near + far, None)]
+    # either end may be down, depending on the order of the names
+    return [SetUp(end.node, end.ifname) for each in cables for end in (each.near, each.far)]
 
 
 def changed_values(
-    lab: Lab, plan: Plan, cables: Sequence[Cable], values: Sequence[str], sender: str | None
+    lab: ReportsImpairments, plan: Plan, cables: Sequence[Cable], values: Sequence[str], sender: str | None
 ) -> list[Operation]:
     """Return the operations of `set`, which leaves the values that are not given. InputError."""
     from labctl.plan.impairment_changes import change_impairments
     from labctl.topology.impairments import read_words
 
-    near, far = _sending_ends(cables, sender)
     try:
-        return [*change_impairments(lab, plan, near, far, read_words(values))]
+        return [*change_impairments(lab, plan, _sendings(cables, sender), read_words(values))]
     except ValueError as error:
         raise InputError(f"link set: {error}") from error
 
 
-def _sending_ends(cables: Sequence[Cable], sender: str | None) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
-    """Return the near and the far ends whose packets an impairment affects: all, or those of the sender."""
+def _sendings(cables: Sequence[Cable], sender: str | None) -> list[Sending]:
+    """Return what the impairment affects: packets from all ends, or those of the sender. InputError."""
+    from labctl.plan.impairment_changes import sendings
+
+    found = []
     for cable in cables:
-        if sender is not None and not (is_end(cable.near, sender) or is_end(cable.far, sender)):
+        those = sendings(cable.near, cable.far, sender, is_pair=cable.is_pair)
+        if sender is not None and not those:
             near = suggestion(sender, [cable.near.node, cable.far.node])
             raise InputError(f"--from {sender}: not an end of the link {cable}; {near}")
-    sides = [cable.near for cable in cables], [cable.far for cable in cables]
-    near_ends, far_ends = (
-        [(end.node, end.ifname) for end in side if sender is None or is_end(end, sender)] for side in sides
-    )
-    return near_ends, far_ends
+        found += those
+    return found
 
 
 def all_cables(plan: Plan) -> list[Cable]:
@@ -128,9 +138,13 @@ def all_cables(plan: Plan) -> list[Cable]:
 
 
 def cables_between(plan: Plan, first: str, second: str) -> list[Cable]:
-    """Return the links between two ends, each `NODE` or `NODE:INTERFACE`. InputError if there is none."""
-    found = links_between((each for each in plan.operations if isinstance(each, MakeLink)), first, second)
+    """Return the links between two ends (NODE or NODE:INTERFACE), else the two on one network. InputError."""
+    links = [each for each in plan.operations if isinstance(each, MakeLink)]
+    found = links_between(links, first, second)
     if not found:
+        ends = neighbours([(link.a, link.b) for link in links], first, second, lambda end: bool(end.bridge))
+        if ends:
+            return [Cable(near, far, is_pair=True) for near, far in ends]
         known = dict.fromkeys(_links_of(plan, end.partition(":")[0]) for end in (first, second))
         raise InputError(f"there is no link between {first} and {second}. {' '.join(known)}")
     return [Cable(each.a, each.b) if is_end(each.a, first) else Cable(each.b, each.a) for each in found]
@@ -162,6 +176,8 @@ def cable_table(lab: Lab, cables: Sequence[Cable], look: Look) -> list[str]:
             state = Cell(f"down ({', '.join(down)})", Ink.BAD) if down else Cell("up", Ink.GOOD)
             mtu = "/".join(dict.fromkeys(str(each.mtu) for each in found))
         near, far = (impaired.get((end.node, end.ifname), FoundImpairment()) for end in ends)
+        if cable.is_pair:
+            near, far = near.towards(cable.far.mac), far.towards(cable.near.mac)
         rows.append([str(cable.near), str(cable.far), state, mtu, _both_directions(cable.near, near, cable.far, far)])
     headers = ("END", "END", "STATE", "MTU", "IMPAIRMENT")
     return table(look, headers, rows) if impaired else table(look, headers[:4], [row[:4] for row in rows])

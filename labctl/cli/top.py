@@ -215,7 +215,7 @@ class Top:
             self.ui.message = "The lab has no link."
             return
         action = "down" if link.is_up else "up"
-        self.lab.apply(link_operations(self._plan, [link.cable], action))
+        self.lab.apply(link_operations(self.lab, self._plan, [link.cable], action))
         self.ui.message = f"link {link.cable} is {action}"
         self._next_s = monotonic()
 

@@ -70,6 +70,8 @@ FEATURES = {
     "policy-rules": Feature("rules of nodes", "", "IP_MULTIPLE_TABLES"),
     "multipath": Feature("routes with several next hops", "", "IP_ROUTE_MULTIPATH"),
     "netem": Feature("delay, jitter and loss of links", "sch_netem", "NET_SCH_NETEM"),
+    "netem-queues": Feature("delay or loss with codel, fq_codel or cake", "sch_netem", "NET_SCH_NETEM"),
+    "egress": Feature("loss of links without netem", "", "NETFILTER_EGRESS"),
     "tbf": Feature("rate limits of links", "sch_tbf", "NET_SCH_TBF"),
     "nftables": Feature("drop steps", "nf_tables", "NF_TABLES"),
     "nat": Feature("nat on routers", "nft_masq", "NFT_MASQ"),
@@ -135,6 +137,10 @@ def remedy(name: str) -> str:
         return (
             "Use Linux 6.5 or later (or 5.15.123, 6.1.42): older ones do not pass its messages to network namespaces."
         )
+    if name == "netem-queues":  # netem_miscounts of qdiscs.py
+        return "Use a kernel with netem: Linux 6.13 or later, or a stable one since December 2024."
+    if name == "egress":
+        return "Linux 5.16 and later has it with CONFIG_NETFILTER_EGRESS. Links with netem do not need it."
     if name == "core-sysctls":
         return "Run labctl as root, or use Linux 6.3 or later."
     if name == "ipv6" and "ipv6.disable=1" in _text("/proc/cmdline"):
@@ -286,6 +292,29 @@ def _netem() -> None:
     _send(qdiscs.replace_netem(LOOPBACK_INDEX, _HANDLES["netem"], qdiscs.ROOT, qdiscs.NetemSettings(delay_us=1000)))
 
 
+def _netem_queues() -> None:
+    from labctl.kernel.namespaces import current_network
+
+    _netem()
+    home = current_network()
+    try:
+        if qdiscs.netem_miscounts(home):
+            raise OSError(errno.EOPNOTSUPP, "netem miscounts packets that a queue below it drops")
+    finally:
+        os.close(home)
+
+
+def _egress() -> None:
+    """Make and remove a rule at the egress hook of an interface."""
+    from labctl.kernel.loss_rules import clear_loss, set_loss
+
+    with contextlib.suppress(FileExistsError):
+        _veth()
+    with open_socket(nftables.NETLINK_NETFILTER) as sock:
+        set_loss(sock, "probe0", 1, is_new=True)
+        clear_loss(sock, "probe0")
+
+
 def _tbf() -> None:
     sizes = {"rate_bytes_s": 125_000, "burst_bytes": 70_000, "limit_bytes": 70_000}
     _send(qdiscs.replace_tbf(LOOPBACK_INDEX, _HANDLES["tbf"], qdiscs.ROOT, **sizes))
@@ -363,6 +392,8 @@ _PROBES: dict[str, Callable[[], None]] = {
     "policy-rules": _policy_rules,
     "multipath": _multipath,
     "netem": _netem,
+    "netem-queues": _netem_queues,
+    "egress": _egress,
     "tbf": _tbf,
     "nftables": lambda: _rule(b"filter\0", hook=1, priority=0, verdict=nftables.drop()),
     "nat": lambda: _rule(b"nat\0", hook=4, priority=100, verdict=nftables.expression("masq", b"")),

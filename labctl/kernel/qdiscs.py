@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import socket
 import struct
+from collections.abc import Iterator
 from functools import cache
 
 from labctl.kernel.netlink import (
     LOOPBACK_INDEX,
+    NETLINK_ROUTE,
     NLM_F_CREATE,
     NLM_F_REPLACE,
     NLM_F_REQUEST,
@@ -26,8 +29,10 @@ from labctl.kernel.netlink import (
     attribute_values,
     dump,
     message,
+    open_socket,
 )
 from labctl.structs import Struct
+from labctl.unpatched import Socket
 
 ROOT = 0xFFFF_FFFF  # TC_H_ROOT
 RTM_NEWTCLASS, RTM_NEWTFILTER = 40, 44  # linux/rtnetlink.h
@@ -337,16 +342,57 @@ def qdisc_drops(sock: socket.socket) -> dict[int, int]:
     """
     found: dict[int, int] = {}
     try:
-        for _, payload in dump(sock, RTM_GETQDISC, _TCMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
-            _, index, _, _, _ = _TCMSG.unpack_from(payload)
-            statistics = attribute_values(attribute_values(payload, _TCMSG.size).get(_TCA_STATS2, b""))
-            queue = statistics.get(_TCA_STATS_QUEUE, b"")
-            if len(queue) >= _QUEUE_STATISTICS.size:
-                found[index] = max(found.get(index, 0), _QUEUE_STATISTICS.unpack_from(queue)[2])
+        for index, _, _, drops in _counters(sock):
+            found[index] = max(found.get(index, 0), drops)
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
     return found
+
+
+def _counters(sock: socket.socket) -> Iterator[tuple[int, int, int, int]]:
+    """Yield each discipline's interface, handle, packets in its queue, and packets that it dropped. OSError."""
+    for _, payload in dump(sock, RTM_GETQDISC, _TCMSG.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
+        _, index, handle, _, _ = _TCMSG.unpack_from(payload)
+        statistics = attribute_values(attribute_values(payload, _TCMSG.size).get(_TCA_STATS2, b""))
+        queue = statistics.get(_TCA_STATS_QUEUE, b"")
+        if len(queue) >= _QUEUE_STATISTICS.size:
+            packets, _, drops, _, _ = _QUEUE_STATISTICS.unpack_from(queue)
+            yield index, handle, packets, drops
+
+
+def netem_miscounts(home: int) -> bool:
+    """Return whether netem loses count of the packets in the queue below it, and so may accept no more. OSError.
+
+    Linux before f8d4bc455047 ("net/sched: netem: account for backlog updates from child qdisc": 6.13, 6.12.6, 6.6.67,
+    6.1.121, 5.15.175, 5.10.232, 5.4.288) counts a packet out when it enters that queue. If the queue drops it later,
+    netem counts it out again: below 0 it is "full". The number of a kernel does not tell whether a distribution has
+    added the fix, so this sends packets, which a slow tbf below netem holds, and looks whether netem counts them.
+
+    That happens in a new namespace; `home` is a descriptor of the thread's. False on a kernel without netem or tbf.
+    """
+    from labctl.kernel.namespaces import entered, new_network
+    from labctl.kernel.rtnl import set_up
+    from labctl.kernel.syscalls import CLONE_NEWNET
+
+    network = new_network(home)
+    try:
+        with entered(network, CLONE_NEWNET, home):
+            route, sender = open_socket(NETLINK_ROUTE), Socket(socket.AF_INET, socket.SOCK_DGRAM)
+    finally:
+        os.close(network)
+    sizes = {"rate_bytes_s": 10, "burst_bytes": 1500, "limit_bytes": 100_000}
+    with route, sender:
+        batch: Batch[None] = Batch(route)
+        batch.add(set_up(LOOPBACK_INDEX, True), None)
+        batch.add(replace_netem(LOOPBACK_INDEX, _PROBE_HANDLE, ROOT, NetemSettings()), None)
+        batch.add(replace_tbf(LOOPBACK_INDEX, _PROBE_HANDLE + 0x1_0000, _PROBE_HANDLE | 1, **sizes), None)
+        if batch.commit():
+            return False
+        sender.bind(("127.0.0.1", 0))
+        for _ in range(4):  # the first passes, and the next would after a minute
+            sender.sendto(bytes(1000), sender.getsockname())
+        return not any(handle == _PROBE_HANDLE and packets for _, handle, packets, _ in _counters(route))
 
 
 def replace_qdisc(index: int, handle: int, parent: int, kind: bytes, options: bytes) -> bytes:

@@ -31,6 +31,12 @@ class FoundImpairment(Struct, frozen=True):
             return str(self.impairment)
         return f"{self.impairment} and {self.foreign}" if self.impairment else self.foreign
 
+    def towards(self, mac: str) -> FoundImpairment:
+        """Return what packets to the neighbour with that MAC have."""
+        pairs = self.impairment.pairs
+        own = next((pair.impairment for pair in pairs if pair.mac == mac), replace(self.impairment, pairs=()))
+        return replace(self, impairment=own)
+
 
 def impairments(lab: Observable, node: str, in_force: InForce = _NONE_IN_FORCE) -> dict[str, FoundImpairment]:
     """Return the impairments of the node's interfaces, by interface, if there is one. KernelError.

@@ -16,7 +16,9 @@ _QUEUE_MIN_BYTES = 70_000  # a UDP datagram of the largest size, in fragments
 _QUEUE_MAX_BYTES = 256 << 20
 _PACKETS_PER_S = 1_000_000  # that a delay holds without a rate
 _PACKETS_MIN, _PACKETS_MAX = 1_000, 100_000
+_PACKET_MIN_BYTES = 42  # ARP
 _AQMS = (Discipline.CODEL, Discipline.FQ_CODEL, Discipline.CAKE, Discipline.RED)
+_LATE_DROPS = (Discipline.CODEL, Discipline.FQ_CODEL, Discipline.CAKE)  # packets that are in the queue already
 
 
 class TokenBucket(Struct, frozen=True):
@@ -30,7 +32,10 @@ class TokenBucket(Struct, frozen=True):
 
 
 class NetworkEmulator(Struct, frozen=True):
-    """netem (tc-netem(8)): what `impairment` has of delay, loss and so on. It holds at most `limit_packets`."""
+    """netem (tc-netem(8)): what `impairment` has of delay, loss and so on.
+
+    At most `limit_packets` are in it and in the queue below it.
+    """
 
     handle: int
     parent: int
@@ -81,6 +86,10 @@ def queues(impairment: Impairment, mtu: int) -> tuple[Queue, ...]:
     the pieces as its own packets until it accepted no more (f8d4bc455047, "net/sched: netem: account for backlog
     updates from child qdisc").
 
+    On those kernels a queue below netem must not drop packets that it has accepted, either: see `needs_counts`. A queue
+    that drops late has no other place. It has no classes, so that it must be the last, and the packets that wait for
+    the rate must be in it, and not in tbf or netem.
+
     Each combination has its own handles: the kernel changes a discipline with the same handle in place, with its
     packets, and replaces one with another handle. (netem keeps a table of delays that a change does not mention.)
     """
@@ -102,7 +111,7 @@ def _chain(impairment: Impairment, mtu: int, parent: int, first: int) -> tuple[Q
     # numbers of handles: 1, 2, 3 to 5 without an active queue, then 2 and 3 for each; those with a table come last
     base = first + (32 if has_table else 0)
     if not impairment.rate_bit_s:
-        return (_emulator(base + 2, parent, impairment, mtu),)
+        return (_emulator(base + 2, parent, impairment),)
     if not impairment.is_emulated:
         if kind is None:
             return (_bucket(base + 1, parent, impairment, mtu),)
@@ -110,10 +119,22 @@ def _chain(impairment: Impairment, mtu: int, parent: int, first: int) -> tuple[Q
         return bucket, _active(base + 7 + 2 * kind, bucket, bucket, impairment, mtu)
     number = base + 3 if kind is None else base + 14 + 3 * kind
     bucket = _bucket(number, parent, impairment, mtu)
-    emulator = _emulator(number + 1, _class_of(bucket), impairment, mtu)
+    emulator = _emulator(number + 1, _class_of(bucket), impairment, bucket.limit_bytes)
     if kind is None:
         return bucket, emulator, Fifo((number + 2) << 16, _class_of(emulator), bucket.limit_bytes)
     return bucket, emulator, _active(number + 2, emulator, bucket, impairment, mtu)
+
+
+def needs_counts(impairment: Impairment) -> bool:
+    """Return whether netem must count the packets of the queue below it (`netem_miscounts` of kernel/qdiscs.py).
+
+    fifo and red refuse packets, which any kernel counts; the others drop packets that wait, when they send the next.
+    """
+    moments = impairment.profile.moments if impairment.profile else ()
+    every = (
+        impairment, *(pair.impairment for pair in impairment.pairs), *(moment.impairment for moment in moments)
+    )  # fmt: skip
+    return any(one.is_emulated and one.rate_bit_s and one.discipline in _LATE_DROPS for one in every)
 
 
 def _bucket(number: int, parent: int, impairment: Impairment, mtu: int) -> TokenBucket:
@@ -129,9 +150,9 @@ def _bucket(number: int, parent: int, impairment: Impairment, mtu: int) -> Token
     return TokenBucket(number << 16, parent, rate_bytes_s, burst_bytes, min(limit_bytes, _QUEUE_MAX_BYTES))
 
 
-def _emulator(number: int, parent: int, impairment: Impairment, mtu: int) -> NetworkEmulator:
+def _emulator(number: int, parent: int, impairment: Impairment, queue_bytes: int = 0) -> NetworkEmulator:
     in_flight = (impairment.delay_us + impairment.jitter_us) * _PACKETS_PER_S // 1_000_000
-    limit_packets = min(max(in_flight, _PACKETS_MIN), _PACKETS_MAX)
+    limit_packets = min(max(in_flight, _PACKETS_MIN), _PACKETS_MAX) + queue_bytes // _PACKET_MIN_BYTES
     if impairment.queue is not None and not impairment.rate_bit_s:
         limit_packets = impairment.queue.amount
     return NetworkEmulator(number << 16, parent, impairment, limit_packets)

@@ -182,11 +182,14 @@ def _link(at: StepRun, body: LinkBody) -> None:
     topology = at.run.scenario.topology
     ends = body.ends
     there = links_between(topology.links, *ends)
+    is_pair = not there and (body.set_ is not None or bool(body.clear))
+    if is_pair:
+        there = topology.neighbours(*ends)
     if len(there) < (body.which or 1):
         raise StepFailed(f"there are {len(there)} links between {' and '.join(ends)}")
     chosen = there[(body.which or 1) - 1]
     if body.set_ is not None or body.clear:
-        _impair(at, body, chosen)
+        _impair(at, body, chosen, is_pair=is_pair)
         return
     if body.down:
         end = topology.end_to_take_down(chosen, ends[1])
@@ -199,31 +202,28 @@ def _link(at: StepRun, body: LinkBody) -> None:
     at.lab.apply([SetUp(end.node, end.ifname) for end in both])
 
 
-def _impair(at: StepRun, body: LinkBody, chosen: Link) -> None:
-    """Set or clear the impairment of the link, or of the packets that one end sends."""
-    if body.from_ is not None and body.from_ not in (chosen.a.node, chosen.b.node):
-        raise StepFailed(f"{body.from_} is not an end of the link {chosen}")
-    ends = [end for end in (chosen.a, chosen.b) if body.from_ in (None, end.node)]
-    for end in ends:
-        at.run.changes.impair(end)
-    if body.set_ is None:
-        from labctl.plan.build import set_impairments
-
-        at.lab.apply(set_impairments(at.run.plan, [(end.node, end.ifname) for end in ends], None))
-        return
-    from labctl.plan.impairment_changes import change_impairments
+def _impair(at: StepRun, body: LinkBody, chosen: Link, *, is_pair: bool) -> None:
+    """Set or clear the impairment of the link, or of the packets that one end sends; `is_pair` as of `sendings`."""
+    from labctl.plan.impairment_changes import change_impairments, clear_impairments, sendings
     from labctl.topology.impairments import read_changes
 
-    first = chosen.a if is_end(chosen.a, body.ends[0]) else chosen.b
-    near, far = ([(end.node, end.ifname) for end in ends if (end == first) is side] for side in (True, False))
+    near, far = (chosen.a, chosen.b) if is_end(chosen.a, body.ends[0]) else (chosen.b, chosen.a)
+    sent = sendings(near, far, body.from_, is_pair=is_pair)
+    if not sent:
+        raise StepFailed(f"{body.from_} is not an end of the link {chosen}")
+    for sending in sent:
+        at.run.changes.impair(Endpoint(*sending.end))
     with at.run.changes.of_links:
+        if body.set_ is None:
+            at.lab.apply(clear_impairments(at.lab, at.run.plan, sent))
+            return
         try:
             values = read_changes(body.set_.values)
             if values.get("profile"):
                 from labctl.topology.profiles import in_directory
 
                 values = in_directory(values, at.run.scenario.directory)
-            at.lab.apply(change_impairments(at.lab, at.run.plan, near, far, values, at.run.seed))
+            at.lab.apply(change_impairments(at.lab, at.run.plan, sent, values, at.run.seed))
         except ValueError as error:
             raise StepFailed(str(error)) from error
 

@@ -425,6 +425,8 @@ class StepChecker:
         if unknown:
             return
         found = len(links_between(self._topology.links, *ends))
+        if not found and (body.between or body.clear):
+            found = len(self._topology.neighbours(*ends))
         if not found:
             neighbours = {n for link in self._topology.links for n in (link.a.node, link.b.node)
                           if ends[0] in (link.a.node, link.b.node)} - {ends[0]}  # fmt: skip

@@ -496,6 +496,20 @@ def links_between(links: Iterable[L], first: str, second: str) -> list[L]:
     ]
 
 
+def neighbours(
+    links: Iterable[tuple[E, E]], first: str, second: str, is_port: Callable[[E], bool]
+) -> list[tuple[E, E]]:
+    """Return the ends of two nodes on the same switch, each `NODE` or `NODE:INTERFACE`, in the order of `links`."""
+    there = [(end, port.node) for link in links for end, port in (link, link[::-1]) if is_port(port)]
+    return [
+        (near, far)
+        for near, switch in there
+        if is_end(near, first) and not is_port(near)
+        for far, other in there
+        if other == switch and is_end(far, second) and not is_port(far) and far.node != near.node
+    ]
+
+
 def end_to_take_down(near: E, far: E, is_port: Callable[[E], bool]) -> E:
     """Return the end by which a link goes down: a switch's port, else the end on the node that is named second.
 
@@ -537,7 +551,15 @@ class Topology(Struct, frozen=True, dict=True):
     def hosts(self) -> tuple[Node, ...]:
         return tuple(node for node in self.nodes if node.kind is NodeKind.HOST)
 
+    def neighbours(self, first: str, second: str) -> list[Link]:
+        """Return the ends of two nodes on the same switch, which have no link of their own."""
+        links = ((link.a, link.b) for link in self.links)
+        return [Link(*ends) for ends in neighbours(links, first, second, self._is_port)]
+
+    def _is_port(self, end: Endpoint) -> bool:
+        return self.node(end.node).kind is NodeKind.SWITCH
+
     def end_to_take_down(self, link: Link, second: str) -> Endpoint:
         """Return the end by which the link goes down, if its nodes are named in this order: see `end_to_take_down`."""
         near, far = (link.b, link.a) if link.a.node == second else (link.a, link.b)
-        return end_to_take_down(near, far, lambda end: self.node(end.node).kind is NodeKind.SWITCH)
+        return end_to_take_down(near, far, self._is_port)

@@ -17,7 +17,10 @@ from labctl.topology.impairments import WORDS
 from labctl.topology.model import Impairment, Interface, NodeKind, Topology
 from labctl.topology.parse import draft_of
 from labctl.topology.resolve import resolve
+from labctl.units import format_us
 
+_BETWEEN = ("between", "delays", "distances")  # of networks
+_USUAL = {"distribution": "uniform", "discipline": "fifo"}  # of keys that 0 does not remove
 Impairments = Mapping[tuple[str, str], Impairment | None]  # by node and interface
 
 
@@ -49,6 +52,7 @@ class _Explicit:
     def written(self, draft_links: Iterable[DraftLink]) -> Data:
         """Return the data; every draft link is the link of the topology with the same number."""
         members: dict[str, list[Data]] = {}
+        ends_of: dict[str, list[tuple[str, str]]] = {}  # of members, by network
         links: list[Data] = []
         for draft, link in zip(draft_links, self.links, strict=False):
             assert draft.place is not None
@@ -57,6 +61,7 @@ class _Explicit:
             if path[0] == "networks":
                 written = self.data["networks"][path[1]]["members"][path[3]]
                 members.setdefault(str(path[1]), []).append(self.end(as_end(written), *ends[0]))
+                ends_of.setdefault(str(path[1]), []).append(ends[0])
                 continue
             if path[0] != "links":
                 continue  # made of another key, which stays as it is written
@@ -66,8 +71,17 @@ class _Explicit:
                 whole = _without_impairment(whole)
                 near, far = (self.impaired(each, *end) for each, end in zip((near, far), ends, strict=True))
             links.append({**whole, "ends": [near, far]})
+        pairs = {name: self.between(ends) for name, ends in ends_of.items()}
         networks = {
-            name: {**(network or {}), **({"members": members[name]} if name in members else {})}
+            name: {
+                **{
+                    key: value
+                    for key, value in (network or {}).items()
+                    if key not in _BETWEEN or pairs.get(name) is None
+                },
+                **({"members": members[name]} if name in members else {}),
+                **({"between": pairs[name]} if pairs.get(name) else {}),
+            }
             for name, network in self.data.get("networks", {}).items()
         }
         found = dict(self.data)
@@ -85,10 +99,44 @@ class _Explicit:
         return found
 
     def impaired(self, written: Data, node: str, ifname: str) -> Data:
-        """Return an end with its impairment of this moment, without the file's."""
-        planned = self.interfaces[node, ifname].impairment
-        now = self.impairments.get((node, ifname), planned)
-        return _without_impairment(written) | (dict(now.texts()) if now else {})
+        """Return an end with its impairment of this moment and its profile, without the file's."""
+        now = self._impairment((node, ifname))
+        found = _without_impairment(written)
+        if now.profile is None:
+            return found | dict(now.texts())
+        values: dict[str, str] = dict(now.profile.moments[0].impairment.texts())
+        moments: list[Data] = []
+        found |= values
+        for moment in now.profile.moments:
+            new = dict(moment.impairment.texts())
+            moments.append({"at": format_us(moment.at_us)} | changes(values, new))
+            values = new
+        loop = {"loop": format_us(now.profile.loop_us)} if now.profile.loop_us else {}
+        return found | {"profile": {"moments": moments, **loop}}
+
+    def between(self, ends: Sequence[tuple[str, str]]) -> list[Data] | None:
+        """Return `between` of a network whose members have other values for each other than the file has, else None."""
+        found = {end: self._impairment(end) for end in ends}
+        if all(end not in self.impairments for end in ends):
+            return None
+        values = {
+            (node, pair.node): changes(dict(each.texts()), dict(pair.impairment.texts()))
+            for (node, _), each in found.items()
+            for pair in each.pairs
+        }
+        return [
+            {"nodes": [{"node": one, **values.get((one, other), {})} for one, other in (pair, pair[::-1])]}
+            for pair in dict.fromkeys(min(pair, pair[::-1]) for pair in values)
+        ]
+
+    def _impairment(self, end: tuple[str, str]) -> Impairment:
+        return self.impairments.get(end, self.interfaces[end].impairment) or Impairment()
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, str]:
+    """Return the keys that make these values of those `before` (`Impairment.texts`)."""
+    none = {key: _USUAL.get(key, "0") for key in before if key not in now}
+    return none | {key: value for key, value in now.items() if before.get(key) != value}
 
 
 def addresses_of(interface: Interface) -> Data:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import select
 import socket
 import subprocess
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Any
 import pytest
 
 from labctl import scenario
+from labctl.errors import LabImpossible
 from labctl.lab.client.handle import Lab
 from labctl.lab.keeper.reconcile import network_changed
 from labctl.observe import network
@@ -27,10 +30,11 @@ from labctl.observe.machine import without_qdisc
 from labctl.plan.build import build, set_impairments
 from labctl.plan.diff import difference
 from labctl.plan.operations import Plan, SetImpairment
-from labctl.plan.queueing import TokenBucket, queues
+from labctl.plan.queueing import TokenBucket, needs_counts, queues
 from labctl.scenario import RunOptions
 from labctl.scenario.results import Outcome
 from labctl.topology.model import Impairment, Topology
+from labctl.topology.netem import Discipline, QueueLimit, QueueUnit
 from tests import skips
 from tests.integration import networks
 from tests.integration.detached import running
@@ -137,6 +141,31 @@ def test_a_rate_is_kept_whatever_else_is_asked_for() -> None:
             done = transfer(lab, "client", "server", 1_500_000)
             assert done.size <= 1_000_000 * done.taken_s + bucket.burst_bytes
             assert done.wire_bit_s > 8 * MBIT / 10  # an emulated processor is no measure
+
+
+@inside
+def test_a_link_with_a_delay_works_on_after_an_overload_whatever_its_discipline_or_is_refused() -> None:
+    with paired() as lab:
+        for discipline in Discipline:
+            limit = QueueLimit(30, QueueUnit.PACKETS)
+            impairment = Impairment(10 * MS, rate_bit_s=8 * MBIT, queue=limit, discipline=discipline)
+            try:
+                lab.apply(SetImpairment("client", "eth0", impairment))
+            except LabImpossible:  # a kernel whose netem would accept no more
+                assert needs_counts(impairment)
+                continue
+            one, other = udp_pair(lab, "client", "server")
+            with one, other:
+                for _ in range(60):
+                    for _ in range(20):
+                        one.send(bytes(1400))
+                    select.poll().poll(10)
+            until = time.monotonic() + patient(10)
+            while any(queue["qlen"] for queue in queues_shown(lab, "client")):
+                assert time.monotonic() < until, (discipline, queues_shown(lab, "client"))
+                select.poll().poll(50)
+            assert queues_shown(lab, "client")[-1]["drops"] > 0
+            assert min(one_way_s(lab, "client", "server", 5)) >= 0.010
 
 
 @inside

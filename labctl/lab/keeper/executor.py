@@ -27,7 +27,7 @@ from labctl.kernel.namespaces import (
     write_sysctl,
 )
 from labctl.kernel.netlink import LOOPBACK_INDEX, Refused
-from labctl.lab.keeper.netlink_queue import NetlinkQueue, Origin, raise_first, refusal
+from labctl.lab.keeper.netlink_queue import NetlinkQueue, Origin, miscounting, raise_first, refusal
 from labctl.lab.keeper.nodes import Interface, NodeTable
 from labctl.lab.keeper.parts import PART_KINDS, ROUTES
 from labctl.plan.operations import (
@@ -495,6 +495,8 @@ class Execution:
         """Put its queueing disciplines on the interface, or change them in place; those of another shape go."""
         node, ifname = operation.node, operation.ifname
         interface = self._interface(operation, operation)
+        if operation.impairment and not self._is_rollback:
+            self._check_counts(operation, operation.impairment)
         before = interface.impairment or SetImpairment(node, ifname, None)
         self.undo.append(replace(before, before=operation.impairment))
         interface.impairment = operation if operation.impairment else None
@@ -527,6 +529,20 @@ class Execution:
         for message, module in impairment_messages(wanted, shown, interface.index, operation.mtu, operation.seed):
             tolerated = () if module else (errno.ENOENT, errno.ENODEV)
             self._enqueue(operation.node, message, operation, tolerated, module=module, link=link)
+
+    def _check_counts(self, operation: SetImpairment, wanted: Impairment) -> None:
+        """LabImpossible if the link would stop on this kernel."""
+        from labctl.plan.queueing import needs_counts
+
+        if not needs_counts(wanted):
+            return
+        if self._nodes.netem_miscounts is None:
+            from labctl.kernel.qdiscs import netem_miscounts
+
+            with kernel_errors(operation.node, "try netem"):
+                self._nodes.netem_miscounts = netem_miscounts(self._nodes.home)
+        if self._nodes.netem_miscounts:
+            raise miscounting(operation)
 
     def _is_lost_by_rule(self, node: str, wanted: Impairment) -> bool:
         """Whether all that the impairment needs netem for is random loss, on a kernel without netem."""

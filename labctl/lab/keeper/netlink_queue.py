@@ -227,6 +227,8 @@ def refusal(operation: Operation, number: int, detail: str, *, hint: str = "") -
     """
     if isinstance(operation, MakeDevice) and number == errno.EOPNOTSUPP:
         return _missing_kind(operation, detail)
+    if isinstance(operation, SetImpairment) and operation.impairment and operation.impairment.pairs:
+        hint = hint or (_NO_DUPLICATES if number == errno.EINVAL else "")
     hint = hint or _lookup(_HINTS, operation, number) or ""
     error = KernelError(subject(operation), _attempted(operation), number, detail=detail, hint=hint)
     machine_error = _lookup(_OF_THE_MACHINE, operation, number)
@@ -245,6 +247,15 @@ def _missing_module(origin: Origin, detail: str) -> LabImpossible:
     return LabImpossible(
         f"link {origin.link}: cannot {_attempted(operation)} on {subject(operation)}: {reason}. "
         f"This kernel has no {module.removeprefix('sch_')}. {module_remedy(module, f'NET_{module.upper()}')}"
+    )
+
+
+def miscounting(operation: SetImpairment) -> LabImpossible:
+    """Return the error for a queue that would stop its link (`netem_miscounts` of kernel/qdiscs.py)."""
+    return LabImpossible(
+        f"{subject(operation)}: cannot {_attempted(operation)}: this kernel's netem miscounts packets that codel, "
+        "fq_codel or cake drop, until it accepts no more. Linux 6.13 and the stable kernels since December 2024 do "
+        "not. Try `discipline: fifo` or `red`; or leave out what needs netem (delay, loss, ...)."
     )
 
 
@@ -315,6 +326,8 @@ _OF_THE_MACHINE: tuple[tuple[type, tuple[int, ...], type[MachineError]], ...] = 
 )
 
 _NO_BRIDGE_OPTION = "This kernel lacks it: CONFIG_BRIDGE_VLAN_FILTERING for VLANs; Linux 6.5 (or 6.1.42) for `stp`."
+# ec8e0e3d7ade ("net/sched: Restrict conditions for adding duplicating netems to qdisc tree"), also in stable kernels
+_NO_DUPLICATES = "Linux 6.16 and later refuses `duplicate` on an interface with other values for some neighbours."
 _NO_IPV6 = (errno.EACCES, errno.EAFNOSUPPORT, errno.EOPNOTSUPP)
 _NO_WAY = (errno.ENETUNREACH, errno.EHOSTUNREACH, errno.EINVAL)
 _NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)

@@ -62,6 +62,7 @@ class NodeTable:
         self.allows_ping_sockets = False  # on some node
         self.wireguard_keys: dict[tuple[str, str], bytes] = {}  # that the lab has generated, by node and interface
         self.has_netem: bool | None = None  # None: unknown
+        self.netem_miscounts: bool | None = None  # None: unknown
         self.profile_changes = 0
         self.profiled: dict[tuple[str, str], Profile] = {}  # by interface: those that are in force
 

@@ -31,7 +31,7 @@ def test_a_link_has_its_traffic_and_its_state() -> None:
         assert after.near.sent_packets - before.near.sent_packets >= 3
         assert after.far.sent_packets >= 3
         plan = lab.describe().plan
-        lab.apply(link_operations(plan, [after.cable], "down"))
+        lab.apply(link_operations(lab, plan, [after.cable], "down"))
         assert not link_of(lab).is_up
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,7 +12,8 @@ from contextlib import contextmanager
 import pytest
 
 from labctl.errors import KernelError, MachineError
-from labctl.kernel import probes
+from labctl.kernel import probes, qdiscs
+from labctl.kernel.namespaces import current_network
 from labctl.lab.keeper.reconcile import network_changed
 from labctl.observe.impairments import impairments
 from labctl.observe.inspect import inspect
@@ -307,3 +309,17 @@ def test_the_shell_script_makes_the_same_queues() -> None:
         ("tbf", "f1:", 10 * MBIT // 8),
         ("tbf", "f1:", 5 * MBIT // 8),
     ]
+
+
+@inside
+def test_netem_is_tried_in_a_namespace_of_its_own() -> None:
+    home = current_network()
+    try:
+        before = os.fstat(home).st_ino
+        assert isinstance(qdiscs.netem_miscounts(home), bool)
+        assert not (NO_NETEM and qdiscs.netem_miscounts(home))
+        after = current_network()
+        assert os.fstat(after).st_ino == before
+        os.close(after)
+    finally:
+        os.close(home)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import pytest
 
 from labctl import topology
-from labctl.cli.network import cables_between, check_link_change, link_operations
+from labctl.cli.network import cables_between, changed_values, check_link_change, link_operations
 from labctl.errors import InputError
 from labctl.plan.build import build
 from labctl.plan.operations import Plan, SetDown, SetUp
+from labctl.topology.netem import Impairment
 
 
 @pytest.fixture(scope="module")
@@ -16,35 +19,60 @@ def pair() -> Plan:
     return build(topology.load("pair"))
 
 
+class Clean:
+    """A lab without impairments."""
+
+    def impaired(self, nodes: Iterable[str] = ()) -> Mapping[tuple[str, str], Impairment]:
+        return {}
+
+
+CLEAN = Clean()
+
+
 def test_a_link_is_taken_down_at_its_switch_or_else_at_the_second_end(pair: Plan) -> None:
     star = build(topology.load("star:2"))
     switch = next(node.name for node in star.nodes if node.kind == "switch")
     host = next(node.name for node in star.nodes if node.kind == "host")
-    (down,) = link_operations(star, cables_between(star, switch, host), "down")
+    (down,) = link_operations(CLEAN, star, cables_between(star, switch, host), "down")
     assert isinstance(down, SetDown)
     assert down.node == switch
     cables = cables_between(pair, "client", "server")
-    assert link_operations(pair, cables, "down") == [SetDown("server", "eth0")]
-    assert link_operations(pair, cables, "up") == [SetUp("client", "eth0"), SetUp("server", "eth0")]
+    assert link_operations(CLEAN, pair, cables, "down") == [SetDown("server", "eth0")]
+    assert link_operations(CLEAN, pair, cables, "up") == [SetUp("client", "eth0"), SetUp("server", "eth0")]
 
 
 def test_a_missing_link_names_the_links_that_exist(pair: Plan) -> None:
     star = build(topology.load("star:2"))
     hosts = [node.name for node in star.nodes if node.kind == "host"]
-    with pytest.raises(InputError, match=f"no link between {hosts[0]} and {hosts[1]}. Links of {hosts[0]}:"):
-        cables_between(star, *hosts)
+    line = build(topology.load("line:3"))
+    with pytest.raises(InputError, match=r"no link between h1 and h2\. Links of h1:"):
+        cables_between(line, "h1", "h2")
     with pytest.raises(InputError, match=rf"no link between {hosts[0]} and {hosts[0]}\. Links of {hosts[0]}: [^.]*\.$"):
         cables_between(star, hosts[0], hosts[0])
     with pytest.raises(InputError, match="no link between client:eth7 and server"):
         cables_between(pair, "client:eth7", "server")
 
 
+def test_hosts_on_one_network_have_values_for_each_other_but_no_link_to_take_down() -> None:
+    star = build(topology.load("star:2"))
+    (pair,) = cables_between(star, "h1", "h2")
+    assert pair.is_pair
+    assert str(pair) == "h1:eth0 - h2:eth0"
+    assert [str(each) for each in changed_values(CLEAN, star, [pair], ["loss=1%"], "h1")] == [
+        "impair h1:eth0: to h2: loss 1%"
+    ]
+    with pytest.raises(
+        InputError, match=r"are on one network, not on a link of their own\. Links of h1: h1:eth0 - s1:"
+    ):
+        link_operations(CLEAN, star, [pair], "down")
+
+
 def test_the_sender_is_an_end_of_the_link(pair: Plan) -> None:
     cables = cables_between(pair, "client", "server")
-    one = link_operations(pair, cables, "clear", "client")
-    assert len(link_operations(pair, cables, "clear")) == 2 * len(one)
+    one = link_operations(CLEAN, pair, cables, "clear", "client")
+    assert len(link_operations(CLEAN, pair, cables, "clear")) == 2 * len(one)
     with pytest.raises(InputError, match="--from gw: not an end of the link client:eth0 - server:eth0"):
-        link_operations(pair, cables, "clear", "gw")
+        link_operations(CLEAN, pair, cables, "clear", "gw")
 
 
 @pytest.mark.parametrize(

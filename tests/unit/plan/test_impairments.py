@@ -68,7 +68,7 @@ def test_a_plan_shows_impairments_as_tc_commands() -> None:
     on_a = [line for line in render_shell(WHOLE).splitlines() if line.startswith("tc -n a ")]
     assert on_a == [
         "tc -n a qdisc replace dev eth0 root handle f3: tbf rate 10000000bit burst 5000 limit 117500",
-        "tc -n a qdisc replace dev eth0 parent f3:1 handle f4: netem limit 22000 delay 20000us 2000us loss 1%",
+        "tc -n a qdisc replace dev eth0 parent f3:1 handle f4: netem limit 24797 delay 20000us 2000us loss 1%",
         "tc -n a qdisc replace dev eth0 parent f4:1 handle f5: bfifo limit 117500",
     ]
 

@@ -13,10 +13,11 @@ from labctl.plan.queueing import (
     PairClasses,
     Queue,
     TokenBucket,
+    needs_counts,
     queues,
 )
 from labctl.structs import replace
-from labctl.topology.netem import Discipline, Distribution, Impairment, Pair, QueueLimit, QueueUnit
+from labctl.topology.netem import Discipline, Distribution, Impairment, Moment, Pair, Profile, QueueLimit, QueueUnit
 
 BAD = Impairment(20_000, 2_000, 10_000, 10_000_000)
 
@@ -60,6 +61,23 @@ def test_netem_holds_the_packets_of_its_delay() -> None:
     assert isinstance(long, NetworkEmulator)
     assert isinstance(longest, NetworkEmulator)
     assert (short.limit_packets, long.limit_packets, longest.limit_packets) == (1000, 50_000, 100_000)
+
+
+def test_netem_has_room_for_the_queue_below_it_which_kernels_count_as_well() -> None:
+    _, emulator, fifo = queues(Impairment(loss_ppm=1, rate_bit_s=1_000_000_000), 1500)
+    assert isinstance(emulator, NetworkEmulator)
+    assert isinstance(fifo, Fifo)
+    assert emulator.limit_packets >= 1000 + fifo.limit_bytes // 60
+
+
+@pytest.mark.parametrize("discipline", Discipline)
+def test_netem_must_count_a_queue_that_drops_what_it_has_accepted(discipline: Discipline) -> None:
+    drops_late = discipline in (Discipline.CODEL, Discipline.FQ_CODEL, Discipline.CAKE)
+    one = replace(BAD, discipline=discipline)
+    assert needs_counts(one) is drops_late
+    assert needs_counts(Impairment(pairs=(Pair("a", "02:00:00:00:00:01", one),))) is drops_late
+    assert needs_counts(Impairment(profile=Profile((Moment(0, Impairment()), Moment(1, one))))) is drops_late
+    assert not needs_counts(Impairment(rate_bit_s=8000, discipline=discipline))
 
 
 def handles(made: tuple[Queue, ...]) -> list[int]:

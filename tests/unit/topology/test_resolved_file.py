@@ -17,7 +17,7 @@ from labctl.plan.diff import difference
 from labctl.structs import replace
 from labctl.topology import resolved_file
 from labctl.topology.model import Topology
-from labctl.topology.netem import Impairment
+from labctl.topology.netem import Discipline, Distribution, Impairment, Moment, Pair, Profile
 
 ROOT = Path(__file__).resolve().parents[3]
 FILES = sorted((ROOT / "topologies").rglob("*.yaml"))
@@ -74,6 +74,35 @@ def test_parameters_and_repetition_are_written_out() -> None:
     )
     assert_same_again(made)
     assert "parameters" not in resolved_file.explicit(made.file)
+
+
+def test_values_for_neighbours_and_profiles_of_a_running_lab_replace_those_of_the_file() -> None:
+    made = read(
+        "hosts: {a: , b: , c: }\n"
+        "networks: {lan: {members: [{node: a, loss: 2%, rate: 1mbit}, b, c], delays: {a: {b: 5ms}}}}\n"
+        "links: [{ends: [a, b], delay: 1ms}]\n"
+    )
+    mac = {end.node: made.node(end.node).interface(end.ifname).mac for end in (made.links[n].a for n in range(3))}
+    moments = (
+        Moment(0, Impairment(delay_us=1000, jitter_us=500, distribution=Distribution.NORMAL)),
+        Moment(1_500_000, Impairment(delay_us=1000, rate_bit_s=8000, discipline=Discipline.RED)),
+        Moment(2_000_000, Impairment()),
+    )
+    now: dict[tuple[str, str], Impairment | None] = {
+        ("a", "eth0"): Impairment(loss_ppm=20_000, pairs=(Pair("c", mac["c"], Impairment(rate_bit_s=8_000_000)),)),
+        ("b", "eth0"): None,
+        ("b", "eth1"): replace(moments[1].impairment, profile=Profile(moments, 3_000_000)),
+    }
+    again = read(resolved_file.text_of(made.file, impairments=now))
+    network = again.node("a").interface("eth0").impairment
+    assert network is not None
+    assert network.pairs == now["a", "eth0"].pairs  # type: ignore[union-attr]
+    back = again.node("c").interface("eth0").impairment
+    assert back is not None
+    assert back.pairs == (Pair("a", mac["a"], Impairment()),)  # as without values: an entry is for both directions
+    profiled = again.node("b").interface("eth1").impairment
+    assert profiled is not None
+    assert profiled.profile == Profile(moments, 3_000_000)
 
 
 def test_impairments_of_a_running_lab_replace_those_of_the_file() -> None:
