@@ -64,6 +64,7 @@ class Split:
         self.command_line: list[str] = []  # after `--`, if any number of arguments may come before
         self.may_take_option = True
         self.wants_value: Parameter | None = None
+        self.expected: Sequence[Parameter] = ()  # the arguments, without those that options stand for
 
 
 def split(command: Command, words: Sequence[str]) -> Split:
@@ -77,6 +78,7 @@ def split(command: Command, words: Sequence[str]) -> Split:
     # Arguments before the command line; None: any number, up to `--`.
     own = len(command.arguments) - 1 if command.takes_command and not command.arguments[0].many else None
     found = Split()
+    found.expected = command.arguments
     queue = list(words)
     while queue:
         word = queue.pop(0)
@@ -98,6 +100,9 @@ def split(command: Command, words: Sequence[str]) -> Split:
             continue
         flag, joined = _split(word, flags)
         option = flags.get(flag)
+        if option is not None and option.replaces and not found.arguments:
+            found.expected = [each for each in command.arguments if each.name != option.replaces]
+            own = len(found.expected) - 1
         if option is not None and option.metavar:
             if joined is None and not queue:
                 found.wants_value = option
@@ -128,7 +133,9 @@ def read(command: Command, words: Sequence[str]) -> dict[str, Value]:
             raise InputError(f"labctl {command.name}: {flag} takes no value.")
         else:
             values[option.name] = True
-    _assign(command, given.arguments, values)
+        if option.replaces and option.replaces in (each.name for each in given.expected):
+            raise InputError(f"labctl {command.name}: {given.arguments[0]} and {flag}: give one of them.")
+    _assign(command, given, values)
     if given.command_line:
         values[command.arguments[-1].name] = tuple(given.command_line)
     return values
@@ -160,10 +167,10 @@ def _store(values: dict[str, Value], parameter: Parameter, value: Value) -> None
     values[parameter.name] = value
 
 
-def _assign(command: Command, words: Sequence[str], values: dict[str, Value]) -> None:
+def _assign(command: Command, given: Split, values: dict[str, Value]) -> None:
     """Give the words to the command's arguments in order. The last argument may take many."""
-    left = list(words)
-    for parameter in command.arguments:
+    left = list(given.arguments)
+    for parameter in given.expected:
         taken = left[:] if parameter.many else left[:1]
         del left[: len(taken)]
         is_command_line = command.takes_command and parameter is command.arguments[-1]

@@ -40,6 +40,7 @@ class Parameter:
         maximum: int = (1 << 63) - 1,
         default: int | None = None,
         group: str = "Options",
+        replaces: str = "",
     ) -> None:
         self.name = name
         self.usage = usage
@@ -51,6 +52,7 @@ class Parameter:
         self.maximum = maximum
         self.default = default
         self.group = group  # heading in the help
+        self.replaces = replaces  # the name of an argument that is not given beside this option
 
     @property
     def flags(self) -> tuple[str, ...]:
@@ -460,8 +462,10 @@ COMMANDS = (
         "exec",
         "exec:exec_command",
         _NODES,
-        "Run a command on a node.",
-        "Run a command on a node with the standard input and output, signals and exit status that it would have here.",
+        "Run a command on a node, or on several.",
+        "Run a command on a node with the standard input and output, signals and exit status that it would have here."
+        "\n\nWith --group or --label, run it on several nodes at the same time, without standard input. Each line of "
+        "output has the node in front, and the exit status is the highest one.",
         (
             _NODE,
             _COMMAND,
@@ -471,6 +475,8 @@ COMMANDS = (
             Parameter("detach", "-d, --detach", "Run in the background like labctl start, and print the name."),
             *_PROCESS,
             Parameter("name", "--name NAME", "With -d: the name of the program."),
+            Parameter("groups", "--group NAME...", "Instead of NODE: all nodes of this group.", replaces="node"),
+            Parameter("labels", "--label KEY[=VALUE]...", "Instead of NODE: nodes with this label.", replaces="node"),
         ),
         "labctl exec client -- ping -c1 server",
         _OWN_STATUS,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-from labctl.cli.command_line import split
+from labctl.cli.command_line import Split, split
 from labctl.cli.command_table import COMMANDS, COMPLETION_VARIABLE, HELP_OPTION, VERSION_OPTION, Command, Parameter
 from labctl.errors import LabctlError
 from labctl.lab.client import state_dir
@@ -124,32 +124,30 @@ def _candidates_of(command: Command, words: list[str], incomplete: str) -> list[
         flag, _, incomplete = incomplete.partition("=")
         words.append(flag)
     before = split(command, words)
-    given = Given(command.name, _values(command, before.options, before.arguments))
+    given = Given(command.name, _values(before))
     if before.wants_value is not None:
         return candidates_for(before.wants_value, given, incomplete)
     if before.may_take_option and incomplete.startswith("-"):
         options = [each for each in command.options if each.many or each.name not in given.values]
         return _flags((*options, HELP_OPTION), incomplete)
-    for number, parameter in enumerate(command.arguments):
+    for number, parameter in enumerate(before.expected):
         if parameter.many or number >= len(before.arguments):
             return candidates_for(parameter, given, incomplete)
     return []
 
 
-def _values(
-    command: Command, options: Sequence[tuple[str, Parameter | None, str | None]], arguments: Sequence[str]
-) -> dict[str, object]:
+def _values(given: Split) -> dict[str, object]:
     """The values of the parameters that are given."""
     values: dict[str, object] = {}
-    for _, option, value in options:
+    for _, option, value in given.options:
         if option is not None and option.many:
             before = values.get(option.name, ())
             assert isinstance(before, tuple)
             values[option.name] = (*before, value)
         elif option is not None:
             values[option.name] = value if option.metavar else True
-    for number, parameter in enumerate(command.arguments[: len(arguments)]):
-        values[parameter.name] = tuple(arguments[number:]) if parameter.many else arguments[number]
+    for number, (parameter, word) in enumerate(zip(given.expected, given.arguments, strict=False)):
+        values[parameter.name] = tuple(given.arguments[number:]) if parameter.many else word
     return values
 
 

@@ -3,45 +3,32 @@
 from __future__ import annotations
 
 import os
-import selectors
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack, closing
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from labctl.cli.console_commands import OnMachine, OnNodes, Own, completions, parse
 from labctl.cli.exec import (
     ExecRequest,
-    exit_status,
     open_standard_descriptors,
     run_in_foreground,
     run_on_terminal,
-    spawn,
+    spawn_or_refusal,
     start_in_background,
-    status_of_refusal,
 )
 from labctl.cli.exit import complain
 from labctl.cli.lab_selection import attach, check_node, lab_name
 from labctl.cli.prompt import completion, history, interruptible, is_interrupt, signals_end_the_prompt
-from labctl.cli.ps import describe_status
+from labctl.cli.several_nodes import run_several
 from labctl.cli.shell import open_shell
-from labctl.cli.signals import Signals
 from labctl.cli.terminal import RawMode  # noqa: F401  # imported before a command, which Ctrl-C may interrupt
-from labctl.errors import InputError, KernelError, LabctlError, LabGone, describe_errno
-from labctl.printable import printable
-from labctl.report.terminal import Ink, cells, pad, standard_output
+from labctl.errors import InputError, LabctlError, LabGone, describe_errno
+from labctl.report.terminal import standard_output
 from labctl.topology.model import NodeKind
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
-    from labctl.lab.client.process import Process
-    from labctl.report.terminal import Screen
-
-
-CHUNK_BYTES = 1 << 16
-LONGEST_LINE = 1 << 16  # bytes; a longer one is shown in pieces
 
 
 def shell_words(command: str) -> tuple[str, ...]:
@@ -59,102 +46,10 @@ def run_one(lab: Lab, node: str, command: str, *, interactive: bool) -> int:
     return run_in_foreground(lab, request, (None, output, errors))
 
 
-@dataclass(slots=True)
-class _Member:
-    """A command that runs at the same time as others. Owns nothing."""
-
-    node: str
-    process: Process
-    output: int
-    unfinished: bytes = field(default=b"", repr=False)
-
-    def lines(self, data: bytes) -> list[bytes]:
-        """Return the lines that end in `data`; the unfinished line, too, at the end of the output (b"")."""
-        *whole, self.unfinished = (self.unfinished + data).split(b"\n")
-        if self.unfinished and (not data or len(self.unfinished) > LONGEST_LINE):
-            whole.append(self.unfinished)
-            self.unfinished = b""
-        return whole
-
-
-def run_several(lab: Lab, nodes: Sequence[str], command: str) -> int:
+def run_on_all(lab: Lab, nodes: Sequence[str], command: str) -> int:
     """Run the command on all nodes at the same time, without input. Return the worst exit status."""
-    screen = standard_output()
-    width = max(cells(node) for node in nodes)
-    worst = 0
-    with ExitStack() as stack:
-        signals = stack.enter_context(Signals())
-        members: list[_Member] = []
-        for node in nodes:
-            reading, writing = os.pipe2(os.O_CLOEXEC)
-            stack.callback(os.close, reading)
-            try:
-                request = ExecRequest(node, shell_words(command))
-                process = spawn(lab, request, (None, writing, writing))
-            except KernelError as error:
-                worst = max(worst, status_of_refusal(error, request.command[0]))
-                continue
-            finally:
-                os.close(writing)
-            stack.enter_context(closing(process))
-            os.set_blocking(reading, False)
-            members.append(_Member(node, process, reading))
-        _show_until_all_ended(members, signals, screen, width)
-        for member in members:
-            status = member.process.wait()
-            assert status is not None  # without a timeout
-            if status:
-                worst = max(worst, exit_status(status))
-                line = f"{pad(member.node, width)} | {describe_status(status)}"
-                screen.write([screen.look.paint(line, Ink.BAD)])
-    return worst
-
-
-def _show_until_all_ended(members: Sequence[_Member], signals: Signals, screen: Screen, width: int) -> None:
-    """Show output until all commands have ended. A process that a command left may still hold its output."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(signals.fileno(), selectors.EVENT_READ)
-        for member in members:
-            selector.register(member.output, selectors.EVENT_READ, member)
-            selector.register(member.process.fileno(), selectors.EVENT_READ)
-        running = {member.process.fileno(): member for member in members}
-        while running:
-            for key, _ in selector.select():
-                if key.fd in running:
-                    selector.unregister(key.fd)
-                    _show(running.pop(key.fd), screen, width)
-                elif key.fd == signals.fileno():
-                    for number in signals.taken():
-                        for member in running.values():
-                            _pass_signal(member.process, number)
-                elif not _show(key.data, screen, width):
-                    selector.unregister(key.fd)
-    for member in members:
-        _print(member, member.lines(b""), screen, width)
-
-
-def _show(member: _Member, screen: Screen, width: int) -> bool:
-    """Show the available output. Return False at its end."""
-    while True:
-        try:
-            data = os.read(member.output, CHUNK_BYTES)
-        except BlockingIOError:
-            return True
-        if not data:
-            return False
-        _print(member, member.lines(data), screen, width)
-        if len(data) < CHUNK_BYTES:
-            return True
-
-
-def _print(member: _Member, lines: Sequence[bytes], screen: Screen, width: int) -> None:
-    prefix = screen.look.paint(f"{pad(member.node, width)} |", Ink.STRONG)
-    screen.write([f"{prefix} {printable(line.decode(errors='surrogateescape').rstrip())}".rstrip() for line in lines])
-
-
-def _pass_signal(process: Process, number: int) -> None:
-    if number not in (signal.SIGWINCH, signal.SIGTSTP, signal.SIGCONT):
-        process.signal(number, group=True)
+    words = shell_words(command)
+    return run_several(nodes, lambda node, output: spawn_or_refusal(lab, ExecRequest(node, words), output))
 
 
 EXIT_INTERRUPTED = 130
@@ -281,7 +176,7 @@ class Console:
                 raise InputError(f"{nodes[0]}: the command is missing.")
             return open_shell(self._lab, ExecRequest(nodes[0], ()))
         if len(nodes) > 1:
-            return run_several(self._lab, nodes, text)
+            return run_on_all(self._lab, nodes, text)
         return run_one(self._lab, nodes[0], text, interactive=self._interactive)
 
     def _in_background(self, nodes: tuple[str, ...], text: str) -> int:

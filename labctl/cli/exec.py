@@ -48,9 +48,13 @@ class ExecRequest:
         self.user = user
         self.name = name  # of a background program
 
+    def on(self, node: str) -> ExecRequest:
+        """Return the same request for another node."""
+        return ExecRequest(node, self.command, self.environment, self.directory, self.user, self.name)
+
 
 def exec_command(
-    node: str,
+    node: str | None,
     command: tuple[str, ...],
     lab: str | None,
     terminal: bool,
@@ -60,19 +64,49 @@ def exec_command(
     directory: str | None,
     user: str | None,
     name: str | None,
+    groups: tuple[str, ...],
+    labels: tuple[str, ...],
 ) -> int:
     """Run `labctl exec`. Return the command's exit status (128 + N for signal N), or 126 or 127 if it cannot run."""
     standard = open_standard_descriptors()  # before another file can get one of these numbers
     if name is not None and not detach:
         raise InputError("labctl exec: --name is for background programs. Add -d, or use labctl start.")
-    request = ExecRequest(node, command, environment, directory, user, name)
+    request = ExecRequest(node or "", command, environment, directory, user, name)
     check_request(request)
+    if node is None:
+        if terminal:
+            raise InputError("labctl exec: -t is for one node. Leave out --group and --label, or -t.")
+        return _run_on_chosen(groups, labels, lab, request, detach=detach)
     with attach_as(LabClient, node, lab) as attached:
         if detach:
             return start_in_background(attached, request)
         if terminal:
             return run_on_terminal(attached, request)
         return run_in_foreground(attached, request, standard)
+
+
+def _run_on_chosen(
+    groups: Sequence[str], labels: Sequence[str], name: str | None, request: ExecRequest, *, detach: bool
+) -> int:
+    """Run the command on all nodes of these groups and with these labels. Return the worst exit status."""
+    from labctl.cli.lab_selection import attach, chosen_nodes
+
+    with attach(name) as lab:
+        nodes = chosen_nodes(lab, groups, labels)
+        requests = {node: request.on(node) for node in nodes}
+        if detach:
+            return max(start_in_background(lab, requests[node]) for node in nodes)
+        from labctl.cli.several_nodes import run_several
+
+        return run_several(nodes, lambda node, output: spawn_or_refusal(lab, requests[node], output))
+
+
+def spawn_or_refusal(lab: LabClient, request: ExecRequest, output: int) -> Process | int:
+    """Start the command without input; return it, or the exit status for one that cannot run, which is reported."""
+    try:
+        return spawn(lab, request, (None, output, output))
+    except KernelError as error:
+        return status_of_refusal(error, request.command[0])
 
 
 def run_in_foreground(lab: LabClient, request: ExecRequest, standard: Sequence[int | None]) -> int:

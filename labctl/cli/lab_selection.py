@@ -86,6 +86,24 @@ def attach_lab_and_nodes(nodes: Sequence[str], lab: str | None) -> tuple[Lab, tu
     return attached, tuple(dict.fromkeys(nodes))
 
 
+def chosen_nodes(lab: Lab, groups: Sequence[str], labels: Sequence[str]) -> tuple[str, ...]:
+    """Return the nodes of these groups and with these labels that run programs, each once. InputError."""
+    from labctl.topology.selection import labelled, select, with_addresses
+
+    nodes = lab.describe().plan.nodes
+    try:
+        found = dict.fromkeys(select(nodes, groups))
+    except ValueError as error:
+        hint = getattr(error, "what_to_try", "")
+        raise InputError(f"lab {lab.name}: {error}" + (f"; {hint}" if hint else "")) from error
+    for label in labels:
+        if not (named := labelled(nodes, label)):
+            known = dict.fromkeys(f"{key}={value}" for node in nodes for key, value in node.labels)
+            raise InputError(f"lab {lab.name}: no node has the label {label}; {suggestion(label, known)}")
+        found.update(dict.fromkeys(named))
+    return with_addresses(nodes, found) or tuple(found)
+
+
 def check_node(lab: LabClient, node: str) -> None:
     """InputError if the lab has no such node, with a suggestion."""
     if node not in lab.nodes:

@@ -200,7 +200,7 @@ class Save(Shape):
 class ProgramBody(BoundedBody):
     """The common keys of `run` and `start`."""
 
-    on = required(TEXT, "The host that the program runs on.")
+    on = required(TEXT, "The host that the program runs on; a group or label for several at the same time.")
     run = optional(ARGV, "The program and its arguments, as a list; runs without a shell.")
     shell = optional(TEXT, "Instead of `run`: a command for sh.")
     env = defaulted(MapOf(TEXT), {}, "Environment variables.")
@@ -365,7 +365,7 @@ class ExpectBody(BoundedBody):
     """Check conditions: now, within a time, or for a time. All of them must hold together."""
 
     KIND = StepKind.EXPECT
-    on = optional(TEXT, "The host to inspect.")
+    on = optional(TEXT, "The host to inspect; a group or label for several.")
     listening = optional(LOCAL, "A socket that listens: tcp/5000, udp/53, unix//tmp/x.sock.")
     accept_queue = optional(A_NUMBER, "Connections that wait for accept on the socket of `listening`.")
     accept_queue_limit = optional(A_NUMBER, "Maximum length of that queue: the backlog.")
@@ -462,7 +462,7 @@ class DropBody(BoundedBody):
     """Drop packets on a host."""
 
     KIND = StepKind.DROP
-    on = required(TEXT, "The host that drops the packets.")
+    on = required(TEXT, "The host that drops the packets, a group or a label.")
     direction = defaulted(OneOf(Direction), Direction.IN, "in: incoming packets; out: outgoing packets.")
     protocol = optional(OneOf(DropProtocol), "Only packets of this protocol.")
     port = optional(Whole(1, 65535), "Only packets with this source or destination port.")

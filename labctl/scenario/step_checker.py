@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +59,7 @@ from labctl.scenario.language.syntax import Problem, Program
 from labctl.scenario.model import WITH_STEPS, Step, StepKind, caller_name
 from labctl.scenario.requirements import KnownPrograms, unmet
 from labctl.scenario.state import NAME_RULE, has_references, is_name, is_template, references, references_within
+from labctl.structs import replace
 from labctl.topology.endpoints import Protocol, TcpState, parse_address, parse_endpoint, parse_listening, parse_state
 from labctl.topology.model import OWN_DIRECTORIES, FileTree, NodeKind, links_between
 
@@ -72,6 +73,9 @@ if TYPE_CHECKING:
 _BESIDE_THE_KIND = ("name", "within")
 _ASSIGNED_VARIABLE = r"(?m)^[ \t]*\$([A-Za-z_][A-Za-z0-9_]*)[ \t]*=(?!=)"
 _KINDS = ", ".join(StepKind)
+_ON_SEVERAL = frozenset(  # kinds whose `on` may be a group or a label
+    map(StepKind, ("run", "start", "expect", "file", "drop", "undrop", "nat", "firewall"))
+)
 
 
 class StepChecker:
@@ -121,7 +125,7 @@ class StepChecker:
             self._variables_anywhere.update(re.findall(_ASSIGNED_VARIABLE, body))
         if not isinstance(body, dict):
             return
-        save, argv, shell = body.get("save"), body.get("run"), body.get("shell")
+        save = body.get("save")
         made: list[object] = list(save.values()) if isinstance(save, dict) else []
         if key == "set":
             made += body
@@ -130,9 +134,8 @@ class StepChecker:
         elif key == "calls" and isinstance(body.get("do"), str):
             made += re.findall(_ASSIGNED_VARIABLE, body["do"])
         elif key == "start":
-            words = [str(word) for word in argv] if isinstance(argv, list) else None
-            name = body.get("name") or program_name(words, shell if isinstance(shell, str) else None)
-            self._processes_anywhere.add(str(name))
+            name, nodes = _process_name(body), self._several(StepKind.START, body)
+            self._processes_anywhere.update([f"{node}/{name}" for node in nodes] or [name])
         self._variables_anywhere.update(name for name in made if isinstance(name, str))
 
     # steps
@@ -210,6 +213,8 @@ class StepChecker:
             data = {key: data}
         elif BODIES[kind].SHORT and isinstance(data, str):
             data = {BODIES[kind].SHORT: data}
+        if nodes := self._several(kind, data):
+            return self._on_each(nodes, kind, data, path, number, title, within_s)
         before = len(self.diagnostics)
         body = self._body(kind, data, path)
         own = _without_steps(kind, data)
@@ -244,6 +249,52 @@ class StepChecker:
             script=script,
             text_line=text.line if text else 0,
             text_column=text.column if text else 0,
+        )
+
+    def _several(self, kind: StepKind, data: Any) -> tuple[str, ...]:
+        """Return the nodes that `on` stands for, if it is a group or a label."""
+        on = data.get("on") if isinstance(data, dict) and kind in _ON_SEVERAL else None
+        if not isinstance(on, str) or is_template(on) or on in self._nodes or self._topology is None:
+            return ()
+        from labctl.topology.selection import select, with_addresses
+
+        try:
+            return with_addresses(self._topology.nodes, select(self._topology.nodes, [on]))
+        except Mistake:
+            return ()  # reported as an unknown host
+
+    def _on_each(
+        self,
+        nodes: Sequence[str],
+        kind: StepKind,
+        data: dict[str, Any],
+        path: KeyPath,
+        number: int,
+        title: str,
+        within_s: float | None,
+    ) -> Step | None:
+        """Return the step on each of these nodes at the same time: branches of `parallel`."""
+        if data.get("save") is not None:
+            self._wrong((*path, "save"), f"`{data['on']}` is several nodes, each with values of its own", "name a node")
+            return None
+        steps: list[Step] = []
+        for node in nodes:
+            own = {**data, "on": node}
+            if kind is StepKind.START:
+                own["name"] = f"{node}/{_process_name(data)}"
+            step = self._one_kind(kind.value, own, path, 1, "", within_s)
+            if step is None:
+                return None  # the others have the same mistakes
+            steps.append(step)
+        return replace(
+            steps[0],
+            number=number,
+            title=title or steps[0].title.removesuffix(f" on {nodes[0]}") + f" on {data['on']}",
+            within_s=None,
+            body=ParallelBody({"branches": []}),
+            data=[],
+            templated=False,
+            branches=tuple((step,) for step in steps),
         )
 
     def _body(self, kind: StepKind, data: Any, path: KeyPath) -> Body | None:
@@ -540,7 +591,8 @@ class StepChecker:
     def _host(self, name: str, path: KeyPath) -> bool:
         if self._topology is None or is_template(name) or name in self._nodes:
             return True
-        self._wrong(path, f"there is no host `{name}`", suggestion(name, self._nodes))
+        groups = dict.fromkeys(group for node in self._topology.nodes for group in node.groups)
+        self._wrong(path, f"there is no host `{name}`", suggestion(name, [*self._nodes, *groups]))
         return False
 
     def _filtering(self, name: str, path: KeyPath) -> None:
@@ -658,6 +710,13 @@ class ScriptChecker:
     def _diagnostic(self, problem: Problem, path: KeyPath) -> Diagnostic:
         position = self._document.position_in_text(path, problem.line, problem.column)
         return self._document.diagnostic_at(position, problem.message, problem.what_to_try)
+
+
+def _process_name(start: dict[str, Any]) -> str:
+    """Return the name of the program of a step `start`."""
+    argv, shell = start.get("run"), start.get("shell")
+    words = [str(word) for word in argv] if isinstance(argv, list) else None
+    return str(start.get("name") or program_name(words, shell if isinstance(shell, str) else None))
 
 
 def _service_names(topology: Topology | None) -> tuple[str, ...]:

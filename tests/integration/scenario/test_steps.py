@@ -103,3 +103,22 @@ def test_a_container_sorts_before_its_content_and_10_after_9() -> None:
 
     ordered = sorted(map(result, ("10", "9.2.1", "9", "9.10", "9.2")), key=step_order)
     assert [each.index for each in ordered] == ["9", "9.2", "9.2.1", "9.10", "10"]
+
+
+def test_a_step_on_a_group_runs_on_its_nodes_at_the_same_time(tmp_path: Path) -> None:
+    fleet = (
+        "topology: {hosts: {web: {count: 2, labels: [edge]}, db: }, groups: {every: [web, db]},\n"
+        "  networks: {lan: {members: [web, db]}}}\n"
+    )
+    steps = (
+        "  - file: {on: every, path: /tmp/x, content: here}\n"
+        "  - start: {on: web, name: wait, shell: 'while test -e /tmp/x; do sleep 0.02; done'}\n"
+        "  - expect: {on: web, reachable: db}\n"
+        "  - run: {on: edge, run: [rm, /tmp/x]}\n"
+        "  - wait: web-1/wait\n"
+        "  - wait: web-2/wait\n"
+        "  - run: {on: every, shell: 'test -e /tmp/x'}\n"
+    )
+    result = fails(tmp_path, steps, header=fleet)
+    assert {each.host for each in result.steps if each.index.startswith("1.")} == {"web-1", "web-2", "db"}
+    assert "run test -e /tmp/x on web-" in result.reason

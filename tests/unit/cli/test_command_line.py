@@ -144,3 +144,14 @@ def test_any_words_give_values_or_an_input_error(words: list[str], command: str)
     except (InputError, HelpWanted):
         return
     assert found.keys() == {each.name for each in command_named(command).parameters}
+
+
+def test_an_option_may_stand_for_an_argument() -> None:
+    found = values("exec", "--group", "web", "--label", "tier=db", "--", "ls", "-l")
+    assert (found["node"], found["command"]) == (None, ("ls", "-l"))
+    assert (found["groups"], found["labels"]) == (("web",), ("tier=db",))
+    assert values("exec", "--group=web", "ls", "-l")["command"] == ("ls", "-l")
+    with pytest.raises(InputError, match="h1 and --group: give one of them"):
+        values("exec", "h1", "--group", "web", "ls")
+    with pytest.raises(InputError, match="COMMAND is missing"):
+        values("exec", "--group", "web")

@@ -193,3 +193,29 @@ def test_a_text_in_place_of_a_list_is_answered_with_shell(tmp_path: Path) -> Non
     said = complaint(tmp_path, "  - run: {on: client, run: ls -l}\n")
     assert "expected a list, got the text `ls -l`" in said
     assert "use `shell:` for the text of a shell command" in said
+
+
+FLEET = (
+    "topology: {hosts: {web: {count: 2, labels: [edge]}, db: }, groups: {every: [web, db]},\n"
+    "  networks: {lan: {members: [web, db]}}}\n"
+)
+
+
+def test_a_step_on_a_group_is_a_step_on_each_of_its_nodes(tmp_path: Path) -> None:
+    steps = "  - start: {on: edge, run: [sleep, '9']}\n  - stop: web-2/sleep\n  - run: {on: every, run: ['true']}\n"
+    start, _, run = loaded(tmp_path, steps, FLEET).steps
+    assert [step.host for (step,) in start.branches] == ["web-1", "web-2"]
+    assert (start.kind, start.title, run.title) == (StepKind.PARALLEL, "start sleep 9 on edge", "run true on every")
+    assert {step.host for (step,) in run.branches} == {"web-1", "web-2", "db"}
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ("  - run: {on: evry, run: ['true']}\n", "there is no host `evry`"),
+        ("  - run: {on: web, run: ['true'], save: {stdout: x}}\n", "`web` is several nodes"),
+        ("  - run: {on: web, run: ['true'], color: red}\n", "unknown key `color`"),
+    ],
+)
+def test_a_mistake_in_a_step_on_a_group_is_reported_once(steps: str, message: str, tmp_path: Path) -> None:
+    assert complaint(tmp_path, steps, FLEET).count(message) == 1
