@@ -57,7 +57,7 @@ def test_changes_are_reported_as_they_happen_until_the_lab_ends(file: Path) -> N
         until(process, lambda line: "program sleeper" in line)
         done("down", NAME)
         until(process, lambda line: '"ended"' in line)
-        assert process.wait(10) == 0
+        assert process.wait(30) == 0
 
 
 def test_the_edited_file_is_compared_with_the_lab(file: Path) -> None:

@@ -21,7 +21,7 @@ SCOPES = """\
     def test_a_lab(lab):
         LABS.append(lab)
         assert list(lab.hosts) == ["client", "server"]
-        assert lab["client"].run(["ping", "-c1", "server"], check=True)
+        assert lab["client"].run(["ping", "-c1", "-w10", "server"], check=True)
 
 
     def test_another_lab(lab):

@@ -10,13 +10,19 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from labctl.kernel.syscalls import CLONE_NEWNET, CLONE_NEWUSER, unshare
 from labctl.lab.keeper.executor import execute
 from labctl.lab.keeper.nodes import NodeTable
+from labctl.observe.ping import EchoResult, reach
 from labctl.plan.operations import Operation
+from tests.patience import patient
+
+FIRST_REPLY_S = patient(0.9)  # a lost first packet is repeated after a second
 
 
 def inside(test: Callable[..., None]) -> Callable[..., None]:
@@ -61,6 +67,12 @@ def enter_own_namespaces() -> None:
             file.write(text)
 
 
+def packets_dropped() -> int:
+    """How many packets the machine has dropped because a processor's queue was full: all namespaces share it."""
+    lines = Path("/proc/net/softnet_stat").read_text().splitlines()
+    return sum(int(line.split()[1], 16) for line in lines)
+
+
 class NetworkLab:
     """Nodes that are network namespaces and nothing more: what observing and dropping need of a lab."""
 
@@ -87,3 +99,12 @@ class NetworkLab:
     def open_file(self, node: str, path: str, flags: int = os.O_RDONLY) -> int:
         with self.nodes.entered(node):
             return os.open(path.replace("/proc/net/", "/proc/thread-self/net/"), flags | os.O_CLOEXEC)
+
+
+def first_reply(lab: NetworkLab, node: str, target: str) -> EchoResult:
+    """The result of one echo request; of more where the machine, not the lab, has dropped packets meanwhile."""
+    before = packets_dropped()
+    result = reach(lab, node, ip_address(target), deadline_s=FIRST_REPLY_S, requests=1)
+    if not result.reached and packets_dropped() != before:
+        return reach(lab, node, ip_address(target), deadline_s=patient(10), requests=10)
+    return result

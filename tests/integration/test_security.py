@@ -515,7 +515,7 @@ def victim(tmp_path: Path) -> Iterator[Path]:
             lab.stay()
         yield state
         with Lab.attach("victim") as lab:  # it has not been ended
-            assert output(lab, "client", "ping", "-c1", "-W2", "server").count("1 received") == 1
+            assert output(lab, "client", "ping", "-c1", "-w10", "server").count("1 received") == 1
         registry.take_down("victim")
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from labctl import AsyncLab, Lab
 from labctl.api.fault import AsyncFault, Fault
+from tests.integration.detached import becomes
 
 
 @pytest.fixture(scope="module")
@@ -17,15 +18,15 @@ def lab() -> Iterator[Lab]:
         yield lab
 
 
-def reached(lab: Lab) -> str:
-    return lab.ping(timeout_s=0.2).summary
+def reaches(lab: Lab, summary: str) -> bool:
+    return becomes(lambda: lab.ping(timeout_s=0.2).summary == summary)
 
 
 def test_a_fault_lasts_as_long_as_its_block(lab: Lab) -> None:
     with lab.fault(partition=[["h1"], ["h2", "h3"]]) as fault:
         assert isinstance(fault, Fault)
         assert [each.text for each in lab.faults] == ["partition h1 | h2 h3"]
-        assert reached(lab) == "4 of 12 reached"
+        assert reaches(lab, "4 of 12 reached")
         assert repr(fault) == "<Fault partition h1 | h2 h3, in force>"
     assert not lab.faults
     assert lab.ping()

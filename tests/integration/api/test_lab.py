@@ -34,7 +34,7 @@ def pair() -> Iterator[Lab]:
 
 def test_the_three_lines_of_the_documentation() -> None:
     with Lab("pair") as lab:
-        written = lab["client"].run(["ping", "-c1", "server"]).stdout
+        written = lab["client"].run(["ping", "-c1", "-w10", "server"]).stdout
     assert "1 received" in written or "1 packets received" in written
 
 
@@ -108,7 +108,7 @@ def _connect_in_turn(lab: Lab, done: threading.Event, failed: list[object]) -> i
             lab[host].run(["ip", "neigh", "flush", "dev", "eth0"])
             with lab[server].listen(7000) as listener:
                 try:
-                    lab[host].connect(f"{server}:7000", timeout_s=1.0).close()
+                    lab[host].connect(f"{server}:7000", timeout_s=10.0).close()
                     listener.accept()[0].close()
                 except OSError as error:
                     failed.append((host, server, error))

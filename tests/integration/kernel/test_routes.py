@@ -31,7 +31,8 @@ def test_a_link_has_its_mac_mtu_state_and_bridge() -> None:
 
 @inside
 def test_an_address_is_tentative_until_duplicate_address_detection_has_finished() -> None:
-    shell(f"{LINK}; ip addr add 2001:db8::1/64 dev v0; ip addr add 2001:db8::2/64 dev v0 nodad")
+    shell(f"{LINK}; echo 60 >/proc/sys/net/ipv6/conf/v0/dad_transmits")
+    shell("ip addr add 2001:db8::1/64 dev v0; ip addr add 2001:db8::2/64 dev v0 nodad")
     with open_socket(NETLINK_ROUTE) as sock:
         found = {str(each): each.tentative for each in addresses(sock)}
     assert (found["192.0.2.1/24 on v0"], found["2001:db8::2/64 on v0"]) == (False, False)

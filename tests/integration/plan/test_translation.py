@@ -11,7 +11,7 @@ from labctl.lab.client.handle import Lab
 from labctl.plan.build import build
 from labctl.plan.translation import FIRST_PORT
 from labctl.topology import load
-from tests.integration.nat_probe import ANSWER_S, PORTS, Outside
+from tests.integration.nat_probe import ANSWER_S, PORTS, SILENCE_S, Outside
 
 SERVERS = {"s1": "203.0.113.11", "s2": "203.0.113.12"}
 INDEPENDENT, OF_ADDRESS, OF_PORT = "endpoint-independent", "address-dependent", "address and port-dependent"
@@ -82,11 +82,9 @@ def test_hosts_behind_a_hairpin_reach_each_other_outside(preset: str, hairpin: b
         of_a, of_b = outside.outer(a, "s1"), outside.outer(b, "s1")
         assert of_a is not None
         assert of_b is not None
-        b.sock.sendto(b"across", of_a)
-        assert a.receives(b"across", ANSWER_S if hairpin else 0.3) == (of_b if hairpin else None)
+        assert b.delivers(b"across", of_a, a, ANSWER_S if hairpin else SILENCE_S) == (of_b if hairpin else None)
         if hairpin:
-            a.sock.sendto(b"back", of_b)
-            assert b.receives(b"back", ANSWER_S) == of_a
+            assert a.delivers(b"back", of_b, b, ANSWER_S) == of_a
 
 
 @pytest.mark.parametrize("preset", ["masquerade", "symmetric", "full-cone"])

@@ -10,17 +10,17 @@ from tests.integration.scenarios import fails, passes, step
 
 
 def test_a_condition_that_does_not_stay_true_is_reported(tmp_path: Path) -> None:
-    start = "  - start: {on: server, shell: sleep 0.2, name: it}\n"
-    reason = fails(tmp_path, start + "  - expect: {running: it, for: 3s}\n").reason
-    assert "expected it to run; it exited with status 0 (it became true, but did not stay so for 3s)" in reason
+    start = "  - start: {on: server, shell: sleep 2, name: it}\n"
+    reason = fails(tmp_path, start + "  - expect: {running: it, for: 20s}\n").reason
+    assert "expected it to run; it exited with status 0 (it became true, but did not stay so for 20s)" in reason
     passes(tmp_path, "  - expect: {on: server, not_listening: tcp/1, for: 100ms}\n")
 
 
 def test_becomes_true_within(tmp_path: Path) -> None:
     start = "  - start: {on: server, shell: sleep 0.2; echo x > /tmp/x; sleep 60, name: it}\n"
     passes(tmp_path, start + "  - expect: {on: server, file: {path: /tmp/x, equals: x}, within: 15s}\n")
-    reason = fails(tmp_path, start + "  - expect: {on: server, file: {path: /tmp/x}, now: true}\n").reason
-    assert "expected the file /tmp/x on server; it does not exist" in reason
+    reason = fails(tmp_path, start + "  - expect: {on: server, file: {path: /tmp/y}, now: true}\n").reason
+    assert "expected the file /tmp/y on server; it does not exist" in reason
 
 
 def test_all_conditions_of_a_step_must_hold(tmp_path: Path) -> None:
@@ -42,7 +42,7 @@ def test_an_expected_command_is_run_again_until_it_succeeds(tmp_path: Path) -> N
     result = passes(
         tmp_path,
         "  - start: {on: server, shell: 'sleep 0.3; echo ready > /tmp/x; sleep 60', name: slow}\n"
-        "  - expect: {on: server, command: [cat, /tmp/x], within: 5s, stdout: ready, save: {stdout: SAID}}\n"
+        "  - expect: {on: server, command: [cat, /tmp/x], within: 20s, stdout: ready, save: {stdout: SAID}}\n"
         "  - expect: {on: server, shell: 'echo $WORD; exit 3', env: {WORD: no}, exit: 3, stdout: {contains: n}}\n"
         "  - expect: {that: '${SAID} == \"ready\"'}\n",
     )
@@ -52,12 +52,10 @@ def test_an_expected_command_is_run_again_until_it_succeeds(tmp_path: Path) -> N
 
 
 def test_an_expected_command_that_never_succeeds_shows_its_last_output_and_status(tmp_path: Path) -> None:
-    result = fails(
-        tmp_path, "  - expect: {on: server, shell: 'echo up $$; echo no route >&2; exit 3', within: 200ms}\n"
-    )
+    result = fails(tmp_path, "  - expect: {on: server, shell: 'echo up $$; echo no route >&2; exit 3', within: 5s}\n")
     (only,) = result.steps
     assert only.reason.startswith("command `echo up $$; echo no route >&2; exit 3` on server: exit status: expected 0")
-    assert "got 3 (within 200ms)\nno route" in only.reason
+    assert "got 3 (within 5s)\nno route" in only.reason
     assert only.exit_status == 3
     assert only.output is not None
     assert only.output.stdout.startswith("up ")
@@ -65,9 +63,9 @@ def test_an_expected_command_that_never_succeeds_shows_its_last_output_and_statu
 
 def test_an_expected_command_that_hangs_is_ended_with_the_step(tmp_path: Path) -> None:
     before = time.monotonic()
-    result = fails(tmp_path, "  - expect: {on: server, shell: 'echo begun; sleep 100', within: 100ms}\n")
-    assert time.monotonic() - before < 10
-    assert "it had not ended (within 100ms)\nbegun" in result.steps[0].reason
+    result = fails(tmp_path, "  - expect: {on: server, shell: 'echo begun; sleep 100', within: 5s}\n")
+    assert time.monotonic() - before < 40
+    assert "it had not ended (within 5s)\nbegun" in result.steps[0].reason
 
 
 @pytest.mark.parametrize(
@@ -108,7 +106,7 @@ def test_children_of_an_ended_program_may_still_write(tmp_path: Path) -> None:
     passes(
         tmp_path,
         "  - start: {on: client, shell: '(sleep 0.5; echo late) & exit 0', name: a}\n"
-        "  - expect: {output: {process: a, stdout: late}, within: 10s}\n",
+        "  - expect: {output: {process: a, stdout: late}, within: 20s}\n",
     )
 
 
@@ -118,7 +116,7 @@ def test_another_branch_may_start_a_program_of_that_name_again(tmp_path: Path) -
         "  - start: {on: client, shell: exit 0, name: a}\n"
         "  - wait: a\n"
         "  - parallel:\n"
-        "    - expect: {running: a, within: 10s}\n"
+        "    - expect: {running: a, within: 20s}\n"
         "    - - run: {on: client, run: [sleep, '0.3']}\n"
         "      - start: {on: client, run: [sleep, '60'], name: a}\n",
     )

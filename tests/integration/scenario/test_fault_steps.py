@@ -81,7 +81,7 @@ def test_a_fault_with_a_variable(tmp_path: Path) -> None:
         tmp_path,
         "  - set: {victim: h3}\n"
         "  - fault: {isolate: '${victim}', for: 50ms}\n"
-        "  - expect: {on: h1, reachable: h3, within: 5s}\n",
+        "  - expect: {on: h1, reachable: h3, within: 20s}\n",
         header=STAR,
     )
     reason = fails(tmp_path, "  - set: {victim: h9}\n  - isolate: ['${victim}']\n", header=STAR)

@@ -323,11 +323,11 @@ def test_all_that_was_written_to_a_terminal_before_the_end_is_read(tmp_path: Pat
 
 
 def test_children_of_a_program_on_a_terminal_receive_a_hangup(tmp_path: Path) -> None:
-    left = "trap 'echo > /tmp/hung-up; exit' HUP; while :; do sleep 0.05; done"
+    left = "trap 'echo > /tmp/hung-up; exit' HUP; touch /tmp/set; while :; do sleep 0.05; done"
     passes(
         tmp_path,
-        f'  - run: {{on: client, run: [sh, -c, "({left}) & sleep 0.3"], tty: true}}\n'
-        "  - expect: {on: client, file: {path: /tmp/hung-up}, within: 5s}\n",
+        f'  - run: {{on: client, run: [sh, -c, "({left}) & until test -e /tmp/set; do sleep 0.05; done"], tty: true}}\n'
+        "  - expect: {on: client, file: {path: /tmp/hung-up}, within: 20s}\n",
     )
 
 
@@ -375,7 +375,7 @@ def test_programs_calls_and_files_of_a_switch(tmp_path: Path) -> None:
 def test_a_deadline_may_stand_inside_the_step_too(tmp_path: Path, body: str) -> None:
     before = time.monotonic()
     fails(tmp_path, f"  - start: {{on: client, run: [sleep, '60'], name: a}}\n  - {body}\n")
-    assert time.monotonic() - before < 8
+    assert time.monotonic() - before < 40
 
 
 def test_a_reason_has_only_the_last_of_the_output(tmp_path: Path) -> None:

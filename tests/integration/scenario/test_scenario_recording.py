@@ -84,7 +84,7 @@ def test_the_end_and_the_output_of_a_program_are_events(tmp_path: Path) -> None:
     listener = Recorded()
     steps = """
   - start: {on: server, name: web, run: [sh, -c, "echo crashed >&2; exit 3"]}
-  - expect: {on: server, listening: tcp/80, within: 2s}
+  - expect: {on: server, listening: tcp/80, within: 5s}
 """
     result = run(tmp_path, steps, options=RECORDED, listener=listener)
     (timeline,) = listener.timelines

@@ -17,6 +17,8 @@ from tests.integration.detached import becomes
 from tests.integration.scenarios import EventLog, fails, passes, step
 
 WAIT = "  - run: {on: client, run: [sleep, '0.5']}\n"
+ENDED = "  - run: {on: server, shell: 'until ! kill -0 $(cat /run/pid) 2>&-; do sleep 0.05; done'}\n"
+AGAIN = "  - run: {on: server, shell: 'until test $(wc -l <>/run/n) -gt 1; do sleep 0.05; done'}\n"
 
 
 def header(services: str, more: str = "") -> str:
@@ -26,20 +28,22 @@ def header(services: str, more: str = "") -> str:
 
 
 def test_a_service_that_dies_after_it_was_ready_fails_the_scenario(tmp_path: Path) -> None:
-    dies = "db: {shell: 'touch /run/ok; echo out; echo err >&2; sleep 0.2; exit 7', ready: {file: /run/ok}}"
-    result = fails(tmp_path, WAIT, header=header(dies))
+    shell = "echo out; echo err >&2; echo $$ >/run/pid; until test -e /run/go; do sleep 0.05; done; exit 7"
+    dies = f"db: {{shell: '{shell}', ready: {{file: /run/pid}}}}"
+    go = "  - file: {on: server, path: /run/go, content: x}\n"
+    result = fails(tmp_path, go + ENDED, header=header(dies))
     assert result.reason == (
-        f"step 2 ({tmp_path}/it.yaml:1), end of service db: expected db to run until the end; "
+        f"step 3 ({tmp_path}/it.yaml:1), end of service db: expected db to run until the end; "
         "it had ended by itself: it exited with status 7"
     )
-    end = step(result, "2")
+    end = step(result, "3")
     assert (end.host, end.exit_status) == ("server", 7)
     assert end.output is not None
     assert (end.output.stdout, end.output.stderr) == ("out\n", "err\n")
 
 
 def test_a_service_that_no_step_has_killed_fails_the_scenario(tmp_path: Path) -> None:
-    steps = "  - run: {on: server, shell: 'kill -SEGV $(cat /run/pid)'}\n" + WAIT
+    steps = "  - run: {on: server, shell: 'kill -SEGV $(cat /run/pid)'}\n" + ENDED
     result = fails(
         tmp_path, steps, header=header("db: {shell: 'echo $$ > /run/pid; exec sleep 100', ready: {file: /run/pid}}")
     )
@@ -52,7 +56,7 @@ def test_a_service_that_no_step_has_killed_fails_the_scenario(tmp_path: Path) ->
     [
         "  - wait: {process: db, expect: {exit: 7, stdout: out, stderr: err}}\n",
         "  - wait: {process: server/db, any_exit: true, save: {exit: code}}\n  - expect: {that: '${code} == 7'}\n",
-        "  - expect: {not_running: db, within: 5s}\n",
+        "  - expect: {not_running: db, within: 20s}\n",
         "  - signal: {process: db, signal: TERM}\n" + WAIT,
         "  - stop: db\n",
     ],
@@ -67,19 +71,19 @@ def test_a_service_may_exit_with_status_0(tmp_path: Path) -> None:
 
 def test_a_restarted_service_does_not_fail_the_scenario(tmp_path: Path) -> None:
     shell = "test -e /run/x || { touch /run/x; exit 3; }; echo up; exec sleep 100"
-    steps = "  - expect: {output: {process: db, stdout: {contains: up}}, running: db, within: 5s}\n"
+    steps = "  - expect: {output: {process: db, stdout: {contains: up}}, running: db, within: 20s}\n"
     passes(tmp_path, steps, header=header(f"db: {{shell: '{shell}', restart: on-failure}}"))
 
 
 def test_a_service_that_fails_repeatedly_fails_the_scenario(tmp_path: Path) -> None:
     """Also when it happens to run at the end: its sixth run sleeps. Not when a step has looked since."""
     shell = "echo >>/run/n; test $(wc -l </run/n) -gt 5 && { echo up; exec sleep 100; }; exit 3"
-    up = "  - expect: {output: {process: db, stdout: {contains: up}}, within: 5s}\n"
+    up = "  - expect: {output: {process: db, stdout: {contains: up}}, within: 20s}\n"
     result = fails(tmp_path, up, header=header(f"db: {{shell: '{shell}', restart: always}}"))
     assert re.search(r"it exited with status 3, was started again, and failed [45] times$", result.reason)
-    result = fails(tmp_path, WAIT, header=header("db: {shell: 'exit 3', restart: always}"))
+    result = fails(tmp_path, AGAIN, header=header("db: {shell: 'echo >>/run/n; exit 3', restart: always}"))
     assert "it had ended by itself: it exited with status 3" in result.reason
-    look = "  - expect: {running: db, within: 5s}\n"
+    look = "  - expect: {running: db, within: 20s}\n"
     passes(tmp_path, up + look, header=header(f"db: {{shell: '{shell}', restart: always}}"))
 
 
@@ -96,7 +100,7 @@ def test_a_signal_that_ends_it_leaves_the_restart_to_its_policy(tmp_path: Path) 
     passes(
         tmp_path,
         "  - signal: {process: db, signal: KILL}\n"
-        '  - expect: {output: {process: db, stdout: "up\\nup"}, running: db, within: 5s}\n'
+        '  - expect: {output: {process: db, stdout: "up\\nup"}, running: db, within: 20s}\n'
         "  - stop: db\n"
         "  - expect: {not_running: db, now: true}\n" + WAIT + "  - expect: {not_running: db, now: true}\n",
         header=header("db: {shell: 'echo up; exec sleep 100', restart: always, ready: {line: up}}"),
@@ -128,7 +132,7 @@ def test_the_streams_of_a_service_reach_the_listener_separately(tmp_path: Path) 
     told = EventLog()
     passes(
         tmp_path,
-        '  - expect: {output: {process: db, stdout: "out1\\nout2\\nout3", stderr: "err1\\nerr2\\nerr3"}, within: 5s}\n',
+        '  - expect: {output: {process: db, stdout: "out1\\nout2\\nout3", stderr: "err1\\nerr2\\nerr3"}, within: 9s}\n',
         header=header(f"db: {{shell: '{shell}'}}"),
         listener=told,
     )
@@ -141,7 +145,7 @@ def test_a_log_that_begins_again_is_followed(tmp_path: Path) -> None:
     passes(
         tmp_path,
         "  - expect:\n      output: {process: db, stdout: {contains: the end, not_contains: wrong}, stderr: wrong}\n"
-        "      within: 10s\n",
+        "      within: 20s\n",
         header=header(f'db: {{shell: "{shell}"}}'),
     )
 
@@ -201,6 +205,6 @@ def test_output_of_a_service_on_a_terminal_is_not_buffered_even_after_a_restart(
         tmp_path,
         '  - expect: {output: {process: db, stdout: "up", stderr: ""}, now: true}\n'
         "  - signal: {process: db, signal: KILL}\n"
-        '  - expect: {output: {process: db, stdout: "up\\nup"}, within: 5s}\n',
+        '  - expect: {output: {process: db, stdout: "up\\nup"}, within: 20s}\n',
         header=header(f"db: {{shell: '{shell}', tty: true, ready: {{line: '^up$'}}, restart: always}}"),
     )

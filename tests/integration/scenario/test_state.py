@@ -50,10 +50,8 @@ def test_a_program_that_is_not_ready_in_time_is_reported_with_where_it_listens(t
         "    one.listen()\n"
         "signal.pause()\n"
     )
-    start = (
-        "  - start: {on: server, run: [python3, listen.py], name: a, ready: {listening: tcp/8080}}\n    within: 2s\n"
-    )
-    result = fails(tmp_path, start)
+    start = "  - start: {on: server, run: [python3, -I, -S, listen.py], name: a, ready: {listening: tcp/8080}}\n"
+    result = fails(tmp_path, start + "    within: 5s\n")
     (seen,) = [one.sockets for one in result.listening if one.host == "server"]
     assert [line.split(" (")[0] for line in seen] == ["tcp 0.0.0.0:8081"]
     (program,) = result.programs
@@ -108,8 +106,9 @@ def test_a_program_whose_branch_was_stopped_is_shown_too(tmp_path: Path) -> None
     result = fails(
         tmp_path,
         "  - parallel:\n"
-        "    - run: {on: server, shell: echo serving; exec sleep 60}\n"
-        "    - run: {on: client, shell: sleep 0.3; exit 3}\n",
+        "    - run: {on: server, shell: echo serving; touch /tmp/up; exec sleep 60}\n"
+        "    - - expect: {on: server, file: {path: /tmp/up}, within: 20s}\n"
+        "      - run: {on: client, shell: exit 3}\n",
     )
     (program,) = result.programs
     assert (program.host, program.kind, program.output.stdout) == ("server", "program", "serving\n")

@@ -63,7 +63,7 @@ def test_the_first_branch_that_fails_stops_the_others_even_in_a_blocked_call(tmp
         f"  - server: |\n{LISTEN}"
         "  - parallel:\n      - server: accept(s)\n      - run: {on: client, run: [sleep, 60]}\n"
         "      - expect: {on: client, listening: tcp/9, within: 60s}\n"
-        "      - run: {on: server, shell: 'sleep 0.1; exit 9'}\n",
+        "      - run: {on: server, shell: 'sleep 2; exit 9'}\n",
     )
     assert time.monotonic() - before < 40
     assert [each.outcome for each in result.steps[2:]] == [Outcome.SKIPPED] * 3 + [Outcome.FAILED]

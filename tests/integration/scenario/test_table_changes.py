@@ -16,6 +16,7 @@ from labctl.structs import replace
 from labctl.topology import load
 from labctl.topology.filter_schema import FirewallFile, NatFile
 from labctl.topology.packet_rules import NatPreset, Policy
+from tests.integration.detached import name_of_lab
 from tests.integration.nat_probe import Outside
 from tests.integration.plan.test_firewall import REFUSED, SILENT, connect
 from tests.integration.plan.test_translation import INDEPENDENT, NETWORKS, OF_PORT, SERVERS
@@ -41,9 +42,9 @@ def test_another_plan_changes_the_translation_in_place(tmp_path: Path) -> None:
     with Lab.open(before) as lab, Outside(lab, SERVERS) as outside:
         assert outside.behaviour("a", 40000) == (INDEPENDENT, INDEPENDENT)
         lab.reconcile(after)
-        assert connect(lab, "s2", S1, 80) == SILENT
+        assert connect(lab, "s2", S1, 80, SILENT) == SILENT
         lab.reconcile(plan_of(tmp_path, "symmetric"))
-        assert connect(lab, "s2", S1, 80) == REFUSED
+        assert connect(lab, "s2", S1, 80, REFUSED) == REFUSED
         assert outside.behaviour("a", 41000) == (OF_PORT, OF_PORT)
 
 
@@ -113,11 +114,11 @@ steps:
 def test_steps_change_tables_of_a_lab_that_stays_and_restore_them(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "full-cone")
     (tmp_path / "steps.yaml").write_text(SCENARIO)
-    lab = Lab.up(plan, "tables-stay")
+    lab = Lab.up(plan, name_of_lab())
     try:
         lab.stay()
         before = [output(lab, node, "nft", "list", "ruleset") for node in ("gw", "s1")]
-        with labctl.Lab.attach("tables-stay") as attached, attached.scenario(tmp_path / "steps.yaml"):
+        with labctl.Lab.attach(name_of_lab()) as attached, attached.scenario(tmp_path / "steps.yaml"):
             assert output(lab, "gw", "nft", "list", "ruleset") != before[0]
         assert [output(lab, node, "nft", "list", "ruleset") for node in ("gw", "s1")] == before
     finally:

@@ -21,6 +21,7 @@ from labctl.timeline.recorder_settings import PacketSettings
 from labctl.timeline.recording import Recording, RecordOptions
 from labctl.timeline.sources.packets import sightings
 from labctl.timeline.spool import Kind, SpoolReader, SpoolWriter
+from tests.integration.inside import packets_dropped
 from tests.labs import pair_plan
 
 pytestmark = pytest.mark.stock_kernel
@@ -53,6 +54,7 @@ def payloads(recording: Recording, node: int) -> list[bytes]:
 @pytest.mark.parametrize("burst", [1, RING_WORTH], ids=["few", "many"])
 def test_no_packet_is_lost_or_taken_twice_by_queue_and_ring(lab: Lab, burst: int, reads: bool) -> None:
     sent: list[bytes] = []
+    dropped = packets_dropped()
     with Recording.start(lab, PACKETS) as recording, lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM) as sock:
         recording.wait_ready()
         until = monotonic() + 15 * PAUSE_NS / 1e9
@@ -66,7 +68,9 @@ def test_no_packet_is_lost_or_taken_twice_by_queue_and_ring(lab: Lab, burst: int
             pause.poll(1)
         assert recording.stop().losses == ()
         assert payloads(recording, 0) == sent
-        assert payloads(recording, 1) == sent
+        arrived = payloads(recording, 1)
+        assert arrived == [each for each in sent if each in set(arrived)]
+        assert len(sent) - len(arrived) <= packets_dropped() - dropped  # by the machine, before they could be recorded
 
 
 def test_a_node_without_memory_for_a_ring_is_named_and_keeps_its_queue(

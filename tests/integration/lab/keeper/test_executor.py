@@ -32,17 +32,14 @@ from labctl.plan.operations import (
     SetUp,
 )
 from labctl.topology.model import Address, NodeKind, Prefix
-from tests.integration.inside import NetworkLab, inside
+from tests.integration.inside import NetworkLab, first_reply, inside
 from tests.integration.lab.keeper.test_netlink_queue import refusal
 from tests.integration.networks import mac, pair, routed, star
-from tests.patience import patient
-
-FIRST_REPLY_S = patient(0.9)  # a lost first packet is repeated after a second
 
 
 def assert_reaches(lab: NetworkLab, node: str, *targets: str) -> None:
     for target in targets:
-        answer = reach(lab, node, ip_address(target), deadline_s=FIRST_REPLY_S, requests=1)
+        answer = first_reply(lab, node, target)
         assert answer.reached, f"{node} -> {target}: {answer}"
 
 

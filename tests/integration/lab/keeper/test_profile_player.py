@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-import time
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import dropwhile, islice
 
 import pytest
 
+from labctl.kernel import notifications
+from labctl.kernel.netlink import NETLINK_ROUTE, RTM_NEWQDISC, messages_in
+from labctl.kernel.qdiscs import parse_qdisc
 from labctl.lab.client.handle import Lab
 from labctl.lab.keeper.clients import Timers
 from labctl.lab.keeper.nodes import NodeTable
@@ -19,9 +23,9 @@ from labctl.plan.operations import Plan
 from labctl.topology.netem import Impairment, Profile
 from tests import skips
 from tests.integration import networks
-from tests.integration.detached import running
+from tests.integration.detached import becomes, running
 from tests.integration.inside import NetworkLab, inside
-from tests.patience import patient
+from tests.labs import WAIT_S
 from tests.unit.topology.drafts import resolved
 
 pytestmark = skips.needs_feature("tbf", not without_qdisc("tbf"), without_qdisc("tbf"))
@@ -41,15 +45,12 @@ def attached(plan: Plan) -> Iterator[Lab]:
         yield lab
 
 
-def seen(lab: Lab, count: int) -> list[int]:
-    """Return the next `count` rates, in order."""
-    rates = [rate(lab)]
-    until = time.monotonic() + patient(20)
-    while len(rates) < count and time.monotonic() < until:
-        now = rate(lab)
-        if now != rates[-1]:
-            rates.append(now)
-    return rates
+def rates(sock: socket.socket) -> Iterator[int]:
+    """The rates that the kernel reports to a subscriber, in order."""
+    while True:
+        for kind, _, _, payload in messages_in(sock.recv(65536)):
+            if kind == RTM_NEWQDISC and (found := parse_qdisc(payload)).kind == "tbf":
+                yield found.rate_bit_s // 1_000_000
 
 
 def test_moments_follow_each_other_and_repeat(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,20 +58,20 @@ def test_moments_follow_each_other_and_repeat(tmp_path: object, monkeypatch: pyt
     moments = "[{at: 0s, rate: 8mbit}, {at: 200ms, rate: 16mbit}, {at: 400ms, rate: 24mbit}]"
     plan = built(f"{{moments: {moments}, loop: 600ms}}")
     with attached(plan) as lab:
-        rates = seen(lab, 7)
-        start = rates.index(8)
-        assert rates[start : start + 4] == [8, 16, 24, 8]
+        with lab.socket("a", socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
+            notifications.subscribe(sock)
+            sock.settimeout(WAIT_S)
+            following = dropwhile(lambda rate: rate != 8, rates(sock))
+            assert list(islice(following, 4)) == [8, 16, 24, 8]
         lab.apply(set_impairments(plan, [("a", "eth0")], Impairment(rate_bit_s=1_000_000)))
-        assert seen(lab, 1) == [1]
+        assert rate(lab) == 1
         assert lab.impaired()["a", "eth0"] == Impairment(rate_bit_s=1_000_000)
 
 
 def test_the_last_moment_stays(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABCTL_STATE_DIR", f"{tmp_path}/state")
     with attached(built("[{at: 0s, rate: 8mbit}, {at: 100ms, rate: 16mbit}]")) as lab:
-        while rate(lab) != 16:
-            continue
-        assert rate(lab) == 16
+        assert becomes(lambda: rate(lab) == 16)
 
 
 @inside

@@ -21,7 +21,6 @@ from labctl.lab.keeper.reconcile import RollbackActions, network_changed
 from labctl.lab.protocol import SetRollback
 from labctl.observe import network
 from labctl.observe.network import addresses, links, routes
-from labctl.observe.ping import reach
 from labctl.plan.build import build
 from labctl.plan.diff import Difference, difference
 from labctl.plan.operations import (
@@ -36,7 +35,7 @@ from labctl.plan.operations import (
     operations_to_json,
 )
 from tests.integration.detached import becomes, python, running
-from tests.integration.inside import NetworkLab, inside
+from tests.integration.inside import NetworkLab, first_reply, inside
 from tests.integration.networks import pair
 from tests.unit.topology.drafts import resolved
 
@@ -219,7 +218,7 @@ def test_an_exception_inside_the_with_rolls_the_change_back() -> None:
             change()
         assert inside_it == {"s1", "h1", "h2"}
         assert snapshot(lab, indexes=False) == before
-        assert reach(lab, "h3", ip_address("10.0.0.1"), deadline_s=0.9, requests=1).reached
+        assert first_reply(lab, "h3", "10.0.0.1").reached
 
 
 @pytest.mark.stock_kernel
@@ -228,10 +227,10 @@ def test_a_new_host_is_reached_at_once_also_under_the_address_of_an_old_one() ->
     old = built("hosts: {a: , b: }", "networks: {lan: {members: [a, b]}}")
     new = built("hosts: {a: , c: }", "networks: {lan: {members: [a, c]}}")
     with NetworkLab(*old.operations) as lab:
-        assert reach(lab, "a", ip_address("10.0.0.2"), deadline_s=0.9, requests=1).reached
+        assert first_reply(lab, "a", "10.0.0.2").reached
         reconcile(lab, old, new)
-        assert reach(lab, "a", ip_address("10.0.0.2"), deadline_s=0.9, requests=1).reached
-        assert reach(lab, "a", ip_address("fd00::2"), deadline_s=0.9, requests=1).reached
+        assert first_reply(lab, "a", "10.0.0.2").reached
+        assert first_reply(lab, "a", "fd00::2").reached
 
 
 @pytest.mark.stock_kernel

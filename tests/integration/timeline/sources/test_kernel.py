@@ -130,7 +130,7 @@ def test_a_reset_with_unread_data_is_sent_and_received(lab: Lab, trace: Traced) 
 
 def test_a_syn_that_nobody_answers_is_sent_again(lab: Lab, trace: Traced) -> None:
     with lab.socket("client", socket.AF_INET, socket.SOCK_STREAM) as client:
-        client.settimeout(1.4)
+        client.settimeout(2.5)  # it is sent again after a second, and then after two
         shell(lab, "server", "nft add table t; nft add chain t c '{type filter hook input priority 0; policy drop;}'")
         try:
             with pytest.raises(TimeoutError):
@@ -190,8 +190,9 @@ def test_unread_messages_of_unix_sockets_are_no_drops(lab: Lab, trace: Traced) -
 @skips.needs_programs("ping")
 def test_answers_to_ping_are_no_drops(lab: Lab, trace: Traced) -> None:
     for address in ("10.0.0.2", "fd00::2"):
-        output(lab, "client", "ping", "-c1", address)
-    assert trace.of(Drop) == []
+        output(lab, "client", "ping", "-c1", "-w10", address)
+    # All namespaces share a processor's queue, and other labs may fill it.
+    assert [each for each in trace.of(Drop) if each.reason != "CPU_BACKLOG"] == []
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
