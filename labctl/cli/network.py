@@ -25,8 +25,10 @@ EXIT_UNREACHABLE = 1
 
 def ping(nodes: Sequence[str], every: bool, every_pair: bool, lab: str | None) -> int:
     """Run `labctl ping`. Return 1 if an address is unreachable."""
+    from labctl.kernel.processes import raise_descriptor_limit
     from labctl.observe.ping import choose_pairs, is_sample, ping_pairs, pingable_nodes
 
+    raise_descriptor_limit()  # for sockets on each node
     with attach(lab) as attached:
         for node in nodes:
             check_node(attached, node)

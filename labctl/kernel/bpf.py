@@ -15,7 +15,6 @@ from typing import Self
 
 from labctl.errors import MachineError, describe_errno
 from labctl.kernel.bpf_records import RECORD
-from labctl.kernel.call_layout import LAYOUTS, call_numbers
 from labctl.kernel.capabilities import BPF_PRIVILEGE, CAP_BPF, CAP_SYS_ADMIN, effective_capabilities
 from labctl.kernel.libbpf import (
     KERNEL_TYPES,
@@ -29,7 +28,7 @@ from labctl.kernel.libbpf import (
 
 NODES_MAX = 16384  # network namespaces that one tracer can follow
 SUBJECT = "BPF"
-_OBJECT = "bpf_programs/tracer.bpf.o"
+_OBJECT = os.path.join(os.path.dirname(__file__), "bpf_programs", "tracer.bpf.o")
 _U32, _U64 = struct.Struct("=I"), struct.Struct("=Q")
 _RING_HEADER_BYTES = 8  # struct bpf_ringbuf_hdr: the length with two flags, and an offset
 _BUSY, _DISCARDED = 1 << 31, 1 << 30  # BPF_RINGBUF_BUSY_BIT, BPF_RINGBUF_DISCARD_BIT
@@ -96,9 +95,8 @@ class _Tracer:
     def __init__(self, programs: Collection[str], ring: str, ring_bytes: int, entries: Mapping[str, int]) -> None:
         if not effective_capabilities() & _CAPABILITIES:
             raise MachineError(f"{SUBJECT}: {BPF_PRIVILEGE}.")
-        from importlib.resources import files  # 3 ms, for the recorder only
-
-        image = files("labctl.kernel").joinpath(_OBJECT).read_bytes()
+        with open(_OBJECT, "rb") as stream:
+            image = stream.read()
         config = _CONFIG.pack(ring_bytes // _WAKEUP_SHARE, os.stat("/proc/self/ns/pid").st_ino)
         try:
             self._object = BpfObject(image, programs, {ring: ring_bytes, **entries}, config)
@@ -172,6 +170,8 @@ class CallTracer(_Tracer):
 
     def __init__(self, ring_bytes: int = 1 << 22) -> None:
         """As for `Tracer`. MachineError also on an architecture whose system calls are not known here."""
+        from labctl.kernel.call_layout import LAYOUTS, call_numbers  # only these programs need it
+
         numbers = call_numbers()
         if not numbers:
             raise MachineError("system calls: their numbers on this architecture are not known.")

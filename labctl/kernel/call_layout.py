@@ -6,7 +6,7 @@ asm-generic/unistd.h, which arm64 has.
 
 from __future__ import annotations
 
-import platform
+import os
 import struct
 from collections.abc import Mapping
 from enum import IntEnum
@@ -16,7 +16,7 @@ from labctl.structs import Struct
 _REGIONS_BYTES = 12  # of struct call_layout
 _UNIT_BYTES = 8  # of `limit`
 # struct epoll_event (epoll_event(3type)): packed on x86-64 only.
-EPOLL_EVENT = struct.Struct("=IQ" if platform.machine() == "x86_64" else "=I4xQ")
+EPOLL_EVENT = struct.Struct("=IQ" if os.uname().machine == "x86_64" else "=I4xQ")
 ENTRY_BYTES = 128  # of a region that is read at the entry of a call
 
 
@@ -145,5 +145,5 @@ _ARCHITECTURES = {"x86_64": _X86_64, "aarch64": _GENERIC}
 
 def call_numbers(machine: str = "") -> Mapping[int, str]:
     """The names of the system calls by number on an architecture (default: this one's); none on an unknown one."""
-    pairs = (pair.split("=") for pair in _ARCHITECTURES.get(machine or platform.machine(), "").split())
+    pairs = (pair.split("=") for pair in _ARCHITECTURES.get(machine or os.uname().machine, "").split())
     return {int(number): name for name, number in pairs}

@@ -2,13 +2,15 @@
 
 All labs share the kernel's two neighbour tables (kernel/link_state.py), and every request adds entries: on the node
 that sends it, on the node that replies, on routers between them. A `Prober` therefore sends in batches that take a
-small part of a table, and removes the entries that a batch has added.
+small part of a table, and removes the entries that a batch has added. Within a batch, the node that replies to
+the first request of a pair has learned its neighbour, so that the request back floods nothing.
 """
 
 from __future__ import annotations
 
 import errno
 import os
+import select
 import selectors
 import socket
 from collections import Counter, OrderedDict
@@ -21,7 +23,7 @@ from typing import Self
 
 from labctl.clock import monotonic
 from labctl.errors import InputError, KernelError
-from labctl.kernel import link_state
+from labctl.kernel import link_state, notifications
 from labctl.kernel.icmp import PROTOCOL, EchoSocket, IcmpError
 from labctl.kernel.link_state import Neighbour, NeighbourTable
 from labctl.kernel.netlink import NETLINK_ROUTE
@@ -40,6 +42,7 @@ _FULL_TABLE_ERRNOS = (errno.ETIMEDOUT, errno.ENOBUFS, errno.EINVAL)  # EINVAL: f
 # The usual net.core.netdev_max_backlog: the frames that may wait for a processor. A request to a new neighbour
 # is a broadcast, and a bridge floods each to all its ports at once.
 _FLOODED_FRAMES = 1000
+_FLOOD_S = 0.02  # in which a processor delivers as many, unless it is busy
 _NUMBERS = 1 << 16  # sequence numbers of echo requests
 
 
@@ -100,12 +103,31 @@ class _Pending(Struct):
 
 
 class _Sockets(Struct):
-    """The open sockets on nodes, least recently used first; at most `limit` besides those in use."""
+    """The open sockets on nodes, least recently used first; of each kind at most `limit` besides those in use."""
 
     lab: Observable
     limit: int
     netlink: OrderedDict[str, socket.socket] = field(default_factory=OrderedDict)
     echo: OrderedDict[tuple[str, int], EchoSocket] = field(default_factory=OrderedDict)
+    watched: dict[str, socket.socket] = field(default_factory=dict)  # with notifications of neighbours
+    by_descriptor: dict[int, str] = field(default_factory=dict)  # nodes of `watched`
+    poller: select.poll = field(default_factory=select.poll)
+
+    def watch(self, node: str) -> None:
+        """Follow the neighbours of a node from here on, if there is room. KernelError, OSError."""
+        if node in self.watched or len(self.watched) >= self.limit:
+            return
+        self.watched[node] = sock = self.lab.socket(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE)
+        notifications.subscribe(sock, notifications.NEIGHBOURS)
+        self.by_descriptor[sock.fileno()] = node
+        self.poller.register(sock, select.POLLIN)
+
+    def changed(self, nodes: Collection[str]) -> set[str]:
+        """Return those of the nodes whose neighbours have changed since the last call, or are not watched."""
+        found = {self.by_descriptor[descriptor] for descriptor, _ in self.poller.poll(0)}
+        for node in found:
+            notifications.drain(self.watched[node])
+        return {node for node in nodes if node in found or node not in self.watched}
 
     def netlink_of(self, node: str) -> socket.socket:
         sock = self.netlink.pop(node, None)
@@ -131,8 +153,9 @@ class _Sockets(Struct):
 
     def close(self) -> None:
         self.trim(0)
-        while self.netlink:
-            self.netlink.popitem()[1].close()
+        for each in (self.netlink, self.watched):
+            while each:
+                each.popitem()[1].close()
 
 
 class Prober:
@@ -207,24 +230,25 @@ class Prober:
             room.append(
                 min(table.limit // _TABLE_FRACTION, max(_MIN_BATCH_ENTRIES, (table.limit - table.entries) // 2))
             )
-        return max(1, min(int(min(room) / self._entries_per_request), self._sockets.limit, self._at_once))
+        return max(1, min(int(min(room) / self._entries_per_request), self._sockets.limit))
 
     def _send_batch(self, batch: Sequence[_Pending], deadline_s: float | None, attempts: int) -> None:
-        nodes = {each.request.source for each in batch} | {each.request.target for each in batch} | self._transit
-        nodes.discard("")
-        self._remember_entries(nodes)
+        ends = {each.request.source for each in batch} | {each.request.target for each in batch} - {""}
+        self._remember_entries(ends | self._transit)
         refused = {version: link_state.neighbour_table(version).refused for version in (4, 6)}
         self._waiting.clear()
         for each in batch:
             each.began, each.sent = 0.0, 0
         unanswered = list(batch)
-        began = monotonic()
         with selectors.DefaultSelector() as selector:
-            for number in range(1, attempts + 1):
-                for each in unanswered:
-                    self._send_one(each, selector)
-                until = None if deadline_s is None else began + deadline_s * number / attempts
-                self._receive(selector, unanswered, until)
+            for _ in range(attempts):
+                for start in range(0, len(unanswered), self._at_once):
+                    group = unanswered[start : start + self._at_once]
+                    for each in group:
+                        self._send_one(each, selector)
+                    if start + len(group) < len(unanswered):
+                        self._receive(selector, group, _FLOOD_S)
+                self._receive(selector, unanswered, None if deadline_s is None else deadline_s / attempts)
                 unanswered = [each for each in unanswered if each.result is None]
                 if not unanswered:
                     break
@@ -235,7 +259,8 @@ class Prober:
         for table in map(link_state.neighbour_table, (4, 6)):
             if table.refused > refused[table.version]:
                 _mark_full(table, batch)
-        added = self._remove_entries(nodes)
+        added = self._remove_entries(ends | self._sockets.changed(self._transit))
+        self._sockets.changed(())  # by the removal
         self._entries_per_request = max(added / len(batch), 0.8 * self._entries_per_request)
 
     def _send_one(self, each: _Pending, selector: selectors.BaseSelector) -> None:
@@ -261,11 +286,11 @@ class Prober:
         if sock.fileno() not in selector.get_map():
             selector.register(sock, selectors.EVENT_READ)
 
-    def _receive(self, selector: selectors.BaseSelector, pending: Sequence[_Pending], until: float | None) -> None:
-        """Receive replies until all have come, or `until`; with None, until none has come for a while."""
-        missing = sum(each.result is None for each in pending)
+    def _receive(self, selector: selectors.BaseSelector, pending: Sequence[_Pending], timeout_s: float | None) -> None:
+        """Receive replies until these have come, or for `timeout_s`; with None, until none has come for a while."""
         latest = monotonic()
-        while missing and selector.get_map():
+        until = None if timeout_s is None else latest + timeout_s
+        while selector.get_map() and any(each.result is None for each in pending):
             remaining = (latest + self._quiet_s if until is None else until) - monotonic()
             if remaining <= 0:
                 return
@@ -280,12 +305,13 @@ class Prober:
                     took_s = latest - each.began
                     each.result = EchoResult(str(each.request.address), answer.errno, each.sent, took_s, answer.error)
                     self._quiet_s = min(max(self._quiet_s, 2 * took_s), _MAX_QUIET_S)
-                    missing -= 1
 
     def _remember_entries(self, nodes: Iterable[str]) -> None:
         for node in nodes:
             if node not in self._before:
                 with suppress(KernelError, OSError):  # a removed node has no entries
+                    if node in self._transit:
+                        self._sockets.watch(node)
                     self._before[node] = link_state.neighbours(self._sockets.netlink_of(node))
 
     def _remove_entries(self, nodes: Iterable[str]) -> int:
@@ -339,7 +365,7 @@ DEADLINE_S = 1.0  # for each address, on networks with up to this many ports; lo
 _PORTS_PER_DEADLINE = 500
 EVERY_PAIR_UP_TO = 100  # nodes; of more nodes, a sample of the pairs is tested by default
 _SAMPLE_PAIRS = 4800
-_SAMPLE_FRAMES = 4_000_000  # that a network of all nodes floods in a sample; each takes some 2 us
+_SAMPLE_FRAMES = 4_000_000  # that bridges flood in a sample, at most, above _MIN_TARGETS; each takes some 2 us
 _MIN_TARGETS = 2
 _TILE = 8  # nodes
 
@@ -373,7 +399,7 @@ def choose_pairs(plan: Plan, nodes: Sequence[str], *, every_pair: bool = False) 
     hosts_files = HostsFiles(plan)
     parse = cache(ip_address)
     found: list[PingPair] = []
-    for source, target in _index_pairs(len(nodes), every_pair=every_pair):
+    for source, target in _index_pairs(len(nodes), _most_ports(plan)[1], every_pair=every_pair):
         of_families: dict[int, Address] = {}
         for address in map(parse, hosts_files.addresses(nodes[target], on=nodes[source])):
             of_families.setdefault(address.version, address)
@@ -388,12 +414,12 @@ def is_sample(nodes: Sequence[str], *, every_pair: bool = False) -> bool:
     return len(nodes) > EVERY_PAIR_UP_TO and not every_pair
 
 
-def _index_pairs(count: int, *, every_pair: bool) -> Iterator[tuple[int, int]]:
-    """Yield pairs of numbers below `count`, ascending."""
+def _index_pairs(count: int, ports: int, *, every_pair: bool) -> Iterator[tuple[int, int]]:
+    """Yield pairs of numbers below `count`, ascending; a switch has up to that many ports."""
     if every_pair or count <= EVERY_PAIR_UP_TO:
         yield from ((one, other) for one in range(count) for other in range(count) if one != other)
         return
-    steps = max(_MIN_TARGETS, min(_SAMPLE_PAIRS // count, _SAMPLE_FRAMES // count**2)) // 2
+    steps = max(_MIN_TARGETS, min(_SAMPLE_PAIRS // count, _SAMPLE_FRAMES // (count * max(ports, 1)))) // 2
     farthest = count // 2
     distances = {max(step + 1, round(farthest ** (step / (steps - 1)))) for step in range(steps)} if steps > 1 else {1}
     for one in range(count):
@@ -425,16 +451,19 @@ def ping_pairs(
     return [replace(pair, problem=problems[at]) if problems[at] else pair for at, pair in enumerate(pairs)]
 
 
-def _tiles(pairs: Sequence[PingPair]) -> Callable[[int], tuple[int, int, int]]:
-    """Return a sort key that puts pairs of the same few nodes together: both directions share neighbour entries."""
+def _tiles(pairs: Sequence[PingPair]) -> Callable[[int], tuple[int, ...]]:
+    """Return a sort key that puts pairs of the same few nodes together, and both directions of a pair in a row.
+
+    They share neighbour entries.
+    """
     numbers: dict[str, int] = {}
     for pair in pairs:
         numbers.setdefault(pair.source, len(numbers))
-    tiles = {name: number // _TILE for name, number in numbers.items()}
 
-    def key(at: int) -> tuple[int, int, int]:
-        one, other = tiles[pairs[at].source], tiles[pairs[at].target]
-        return (min(one, other), max(one, other), at)
+    def key(at: int) -> tuple[int, ...]:
+        pair = pairs[at]
+        low, high = sorted((numbers[pair.source], numbers[pair.target]))
+        return (low // _TILE, high // _TILE, low, high, pair.address.version, at)
 
     return key
 

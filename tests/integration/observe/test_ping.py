@@ -10,6 +10,7 @@ from itertools import count
 
 import pytest
 
+from labctl.clock import monotonic
 from labctl.kernel import link_state
 from labctl.kernel.netlink import NETLINK_ROUTE
 from labctl.observe.ping import EchoRequest, Prober, reach
@@ -71,6 +72,16 @@ def test_pings_leave_the_neighbour_tables_as_they_were() -> None:
                 prober.send([EchoRequest("left", ip_address("10.1.0.9"))], deadline_s=0.1)[0].errno == errno.ETIMEDOUT
             )
         assert {node: _entries(lab, node) for node in before} == before
+
+
+@inside
+def test_silent_addresses_on_a_network_of_many_ports_share_their_deadline() -> None:
+    silent = [EchoRequest("client", ip_address(f"192.0.2.{host}")) for host in range(100, 140)]
+    with NetworkLab(*pair()) as lab, Prober(lab, ports=1000) as prober:  # a request at a time: each floods 1,000 ports
+        began = monotonic()
+        answers = prober.send([*silent, EchoRequest("client", ip_address("192.0.2.2"))], deadline_s=1.0)
+    assert [answer.reached for answer in answers] == [False] * len(silent) + [True]
+    assert monotonic() - began < len(silent) / 2  # of one after the other, each a second
 
 
 @inside

@@ -41,6 +41,12 @@ def test_of_many_hosts_each_pings_and_is_pinged_by_equally_many_others(count: in
     assert ("h1", "h2") in {(each.source, each.target) for each in tries}
 
 
+def test_on_a_switch_with_a_thousand_ports_each_host_pings_its_two_neighbours_in_the_list() -> None:
+    planned = build(topology.load("star:1000"))
+    tries = choose_pairs(planned, pingable_nodes(planned, routers=False))
+    assert {each.target for each in tries if each.source == "h1"} == {"h2", "h1000"}
+
+
 def test_every_pair_of_many_hosts_is_chosen_on_request() -> None:
     planned = build(topology.load("star:101"))
     assert len(choose_pairs(planned, pingable_nodes(planned, routers=False), every_pair=True)) == 101 * 100 * 2
