@@ -125,7 +125,7 @@ class AsyncLab:
         topology: Topology | str | os.PathLike[str] = "pair",
         *,
         visible_paths: Iterable[StrPath] = (),
-        deadline_s: float = DEADLINE_S,
+        deadline_s: float | None = None,
         record: bool = False,
         trace: bool = False,
     ) -> None:

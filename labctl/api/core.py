@@ -73,7 +73,7 @@ class Core:
         cls,
         model: Topology,
         visible_paths: Iterable[str | os.PathLike[str]],
-        deadline_s: float,
+        deadline_s: float | None,
         record: RecordOptions | None = None,
         *,
         trace: bool = False,

@@ -232,7 +232,7 @@ class Lab:
         topology: Topology | str | os.PathLike[str] = "pair",
         *,
         visible_paths: Iterable[str | os.PathLike[str]] = (),
-        deadline_s: float = DEADLINE_S,
+        deadline_s: float | None = None,
         record: bool = False,
         trace: bool = False,
     ) -> None:

@@ -25,10 +25,12 @@ EXIT_UNREACHABLE = 1
 
 def ping(nodes: Sequence[str], every: bool, every_pair: bool, lab: str | None) -> int:
     """Run `labctl ping`. Return 1 if an address is unreachable."""
-    from labctl.kernel.processes import raise_descriptor_limit
+    import resource
+
     from labctl.observe.ping import choose_pairs, is_sample, ping_pairs, pingable_nodes
 
-    raise_descriptor_limit()  # for sockets on each node
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # for sockets on each node
     with attach(lab) as attached:
         for node in nodes:
             check_node(attached, node)

@@ -6,7 +6,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from labctl.plan.fault_effects import FaultPlan
     from labctl.plan.operations import Operation, Plan
     from labctl.topology.netem import Impairment
+
+
+_OPERATION_TIMEOUT_S = 0.01
+_LONGEST_MAKING_S = 900.0
+_OPERATIONS_PER_NODE = 6  # that remove or change it, as a rule
 
 
 def open_request(plan: Plan, visible_paths: Iterable[str | os.PathLike[str]]) -> Open:
@@ -85,19 +90,20 @@ class Lab(LabClient):
         plan: Plan,
         *,
         visible_paths: Iterable[str | os.PathLike[str]] = (),
-        deadline_s: float = REPLY_TIMEOUT_S,
+        deadline_s: float | None = None,
     ) -> Self:
         """Make the lab that `plan` describes; the caller closes it.
 
         `visible_paths` stay visible on hosts although they lie under /tmp, /run or /dev/shm, as do this Python, labctl
         and the working directory. MachineError if this machine cannot have labs, KernelError for a refused operation,
-        DeadlineExceeded after `deadline_s`.
+        DeadlineExceeded after `deadline_s`; None: 30 s and 10 ms for each operation.
         """
+        timeout_s = making_timeout_s(plan) if deadline_s is None else deadline_s
         lab = cls(Boot.start(), plan.topology, tuple(node.name for node in plan.nodes), REPLY_TIMEOUT_S)
         try:
             with ExitStack() as ports:
                 request, descriptors = with_ports(open_request(plan, visible_paths), plan, ports)
-                lab._done(request, descriptors, what="open the lab", timeout_s=deadline_s)
+                lab._done(request, descriptors, what="open the lab", timeout_s=timeout_s)
         except BaseException:
             lab.close()
             raise
@@ -111,7 +117,7 @@ class Lab(LabClient):
         *,
         source: str = "",
         visible_paths: Iterable[str | os.PathLike[str]] = (),
-        deadline_s: float = REPLY_TIMEOUT_S,
+        deadline_s: float | None = None,
     ) -> Self:
         """Make a lab that stays once `stay` is called; `close` before that ends it.
 
@@ -121,6 +127,7 @@ class Lab(LabClient):
 
         if problem := state_dir.lab_name_problem(name):
             raise InputError(f"The name `{name}` of a lab {problem}. Try --name.")
+        timeout_s = making_timeout_s(plan) if deadline_s is None else deadline_s
         with ExitStack() as stack:
             state = stack.enter_context(state_dir.opened_state())
             stack.enter_context(lab_directory.transition(state, name))
@@ -142,7 +149,7 @@ class Lab(LabClient):
                     request = replace(open_request(plan, visible_paths), lab=name, source=source, is_registered=True)
                     request, descriptors = with_ports(request, plan, theirs)
                     descriptors += (listener, *directory.descriptors)
-                    lab._done(request, descriptors, what="make the lab", timeout_s=deadline_s)
+                    lab._done(request, descriptors, what="make the lab", timeout_s=timeout_s)
                 except BaseException:
                     theirs.close()
                     lab.close()
@@ -208,7 +215,7 @@ class Lab(LabClient):
                 from labctl.lab.client.late_access import with_access
 
                 request, descriptors = with_access(request, self.name, self.describe().plan, plan, stack)
-            self._done(request, descriptors, what="reconcile the lab")
+            self._done(request, descriptors, what="reconcile the lab", timeout_s=making_timeout_s(plan, self.nodes))
         self.nodes = tuple(node.name for node in plan.nodes)
         trees = [one.node for one in plan.operations if isinstance(one, SetBridgeOption) and one.name == "stp_state"]
         if trees:
@@ -428,6 +435,15 @@ class Lab(LabClient):
         except BaseException:
             close_all(received)
             raise
+
+
+def making_timeout_s(plan: Plan, before: Sized = ()) -> float:
+    """Return the time that a keeper gets to make the plan, in a lab that has the nodes `before`.
+
+    An idle machine takes a fiftieth. A keeper that has ended or is stopped is noticed sooner, whatever this is.
+    """
+    operations = len(plan.operations) + _OPERATIONS_PER_NODE * len(before)
+    return REPLY_TIMEOUT_S + min(_OPERATION_TIMEOUT_S * operations, _LONGEST_MAKING_S)
 
 
 def _boot_that_stays(directory: LabDirectory) -> Boot:
