@@ -16,10 +16,10 @@ from labctl.structs import Struct
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
-    from labctl.lab.description import FaultInfo
+    from labctl.lab.description import Description, FaultInfo
     from labctl.observe.services import Failure
     from labctl.plan.diff import Difference
-    from labctl.plan.operations import Plan
+    from labctl.plan.operations import Operation, Plan
     from labctl.topology.model import Topology
 
 _ATTEMPTS = 4  # another command may stop or create the lab in the meantime
@@ -172,6 +172,9 @@ def _update(screen: Screen, target: Target, *, strict: bool) -> None:
         faults = before.faults
         if faults:
             lab.heal()
+            before = lab.describe()
+        strayed = _strayed(lab, before)
+        lab.apply(each for each, _ in strayed)
         idle = _idle(lab, target.plan, found)
         if found or idle:
             with services.replacing(
@@ -181,11 +184,11 @@ def _update(screen: Screen, target: Target, *, strict: bool) -> None:
         elif before.source != target.source:
             lab.reconcile(target.plan, source=target.source)  # so that `labctl inspect` reports the current file
     _complain_of(failures)
-    if found or not (idle or faults):
+    if found or not (idle or faults or strayed):
         _show_changes(screen, found)
     _show_idle(screen, idle)
-    _show_faults(screen, faults)
-    changed = found or idle or faults
+    _show_restored(screen, faults, strayed)
+    changed = found or idle or faults or strayed
     screen.line(f"lab {target.name} {'was updated' if changed else 'is unchanged: its topology did not change'}.")
 
 
@@ -219,18 +222,46 @@ def _show_dry_run(screen: Screen, target: Target) -> None:
     with Lab.attach(target.name) as lab:
         found = difference_from(lab, target.plan)
         idle = _idle(lab, target.plan, found)
-        faults = lab.describe().faults
-    if found or idle or faults:
+        before = lab.describe()
+        faults, strayed = before.faults, _strayed(lab, before)
+    if found or idle or faults or strayed:
         screen.line(f"lab {target.name} would be updated:")
-    if found or not (idle or faults):
+    if found or not (idle or faults or strayed):
         _show_changes(screen, found)
     _show_idle(screen, idle)
-    _show_faults(screen, faults)
+    _show_restored(screen, faults, strayed)
 
 
-def _show_faults(screen: Screen, faults: tuple[FaultInfo, ...]) -> None:
-    for fault in faults:
-        screen.write([screen.look.paint(f"~ fault {fault.text}: healed", Ink.ODD)])
+def _strayed(lab: Lab, before: Description) -> list[tuple[Operation, str]]:
+    """Return what gives the links their states of the plan in force, with a line for people.
+
+    Faults, which also set links down, have been healed.
+    """
+    from labctl.plan.build import set_impairments
+    from labctl.plan.operations import SetImpairment, SetUp
+
+    plan, in_force = before.plan, lab.impaired()
+    planned = {
+        (one.node, one.ifname): one.impairment
+        for one in plan.operations
+        if isinstance(one, SetImpairment) and one.impairment
+    }
+    changed = [end for end in {**planned, **in_force} if planned.get(end) != in_force.get(end)]
+    ups = [SetUp(*end) for end in before.down]
+    found: list[tuple[Operation, str]] = [
+        (one, f"{one.node}:{one.ifname}: set up again") for one in ups if one in plan.operations
+    ]
+    for end in changed:
+        found += [
+            (one, f"{':'.join(end)}: impairment as in the file again")
+            for one in set_impairments(plan, [end], planned.get(end))
+        ]
+    return found
+
+
+def _show_restored(screen: Screen, faults: Sequence[FaultInfo], strayed: Sequence[tuple[Operation, str]]) -> None:
+    lines = [f"~ fault {fault.text}: healed" for fault in faults] + [f"~ {line}" for _, line in strayed]
+    screen.write([screen.look.paint(line, Ink.ODD) for line in lines])
 
 
 def difference_from(lab: Lab, planned: Plan) -> Difference:

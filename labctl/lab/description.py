@@ -162,6 +162,7 @@ class Description(_Record):
         source: str = "",
         plan_json: Any = None,
         faults: tuple[FaultInfo, ...] = (),
+        down: tuple[tuple[str, str], ...] = (),
     ) -> None:
         self.name = name
         self.topology = topology
@@ -174,6 +175,7 @@ class Description(_Record):
         self.source = source  # the topology file's text, or what the lab was made of (`star:3`)
         self.plan_json = plan_json  # the plan in force, as labctl.plan.operations writes it
         self.faults = faults  # that are in force
+        self.down = down  # ends (node, interface) that clients have set down; not those that faults keep down
 
     @property
     def plan(self) -> Plan:
@@ -190,7 +192,8 @@ class Description(_Record):
             tuple(map(ProcessInfo.read, fields["processes"])),
             tuple(map(FaultInfo.read, fields["faults"])),
         )
-        return cls(**{**fields, "nodes": nodes, "processes": processes, "faults": faults})
+        down = tuple((node, ifname) for node, ifname in fields.get("down", ()))
+        return cls(**{**fields, "nodes": nodes, "processes": processes, "faults": faults, "down": down})
 
 
 RECORDS = (ProcessInfo, NodeInfo, FaultInfo, FaultMoment, Description)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing import Any, NoReturn
 
 # Of the messages (labctl.lab.protocol); a test computes it. A keeper may be older than the labctl that connects to it.
-VERSION = 358660106
+VERSION = 1428003765
 TRACE_DESCRIPTOR = 3  # of the process of a tracer: where it writes its output
 FOREIGN_CLIENT = (
     "cannot serve this process: it is not in the PID namespace in which the lab was made. A program of another lab or "

@@ -107,6 +107,23 @@ def test_up_again_changes_nothing(name: str, file: Path) -> None:
     assert done("plan", file, "--lab", name) == "nothing to change\n"
 
 
+def test_up_undoes_what_labctl_has_changed_and_leaves_what_programs_have(name: str, tmp_path: Path) -> None:
+    file = tmp_path / "two.yaml"
+    file.write_text("hosts: {a: , b: }\nlinks: [{ends: [a, b], rate: 100mbit}]\n")
+    done("up", file, "--name", name)
+    done("link", "a", "b", "set", "rate=10mbit", "--from", "a", "--lab", name)
+    done("link", "a", "b", "down", "--lab", name)
+    done("fault", "isolate", "a", "--lab", name)
+    done("exec", "--lab", name, "a", "ip", "address", "add", "192.0.2.1/24", "dev", "lo")
+    expected = ["~ fault isolate a: healed", "~ b:eth0: set up again", "~ a:eth0: impairment as in the file again"]
+    assert done("up", file, "--name", name, "--dry-run").splitlines()[1:] == expected
+    assert done("up", file, "--name", name).splitlines() == [*expected, f"lab {name} was updated."]
+    assert done("up", file, "--name", name).startswith("nothing to change\n")
+    assert "rate 100" in done("link", "a", "b", "--lab", name)
+    assert done("exec", "--lab", name, "a", "ping", "-c1", "-w9", "b")
+    assert "192.0.2.1" in done("exec", "--lab", name, "a", "ip", "address", "show", "lo")
+
+
 def test_a_connection_survives_while_the_lab_around_it_changes(name: str, file: Path) -> None:
     done("up", file, "--name", name)
     with Lab.attach(name) as lab:

@@ -97,6 +97,10 @@ class FaultTable:
         """Return what happened after the moment with this number, the latest moments of a long history."""
         return tuple(moment for moment in self._moments if moment.seq > seq)
 
+    def keeps_down(self, end: End) -> bool:
+        """Return whether faults alone keep this interface down."""
+        return end in self._down and end not in self._was_down
+
     def note(self, info: FaultInfo, state: str) -> None:
         """Add a moment to the history."""
         seq = self._moments[-1].seq + 1 if self._moments else 1

@@ -418,6 +418,7 @@ class Keeper:
             source=self.opened.source,
             plan_json=self.opened.plan,
             faults=self.faults.infos() if self.faults else (),
+            down=tuple(end for end in self.table.down() if self.faults is None or not self.faults.keeps_down(end)),
         )
 
     def state(self) -> protocol.Reconcile:

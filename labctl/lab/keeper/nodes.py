@@ -76,6 +76,15 @@ class NodeTable:
             if interface.impairment
         ]
 
+    def down(self) -> tuple[tuple[str, str], ...]:
+        """Return the interfaces (node, interface) that were set down, and not up again since."""
+        return tuple(
+            (name, ifname)
+            for name, node in self._nodes.items()
+            for ifname, interface in node.interfaces.items()
+            if interface.is_down
+        )
+
     def note_profile(self, interface: Interface, node: str, ifname: str) -> None:
         """Record whether the interface's impairment has a profile."""
         impairment = interface.impairment.impairment if interface.impairment else None

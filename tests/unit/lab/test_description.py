@@ -52,5 +52,6 @@ def test_a_description_is_read_with_its_nodes_and_programs() -> None:
     read = Description.read(fields)
     assert (read.nodes, read.processes) == ((NodeInfo("h1", "host", "/proc/9/fd/5"),), (PROCESS,))
     assert read.faults == (FaultInfo(1, "isolate", "isolate h1", ("h1",), 2.5, "cut"),)
+    assert Description.read({**fields, "down": [["h1", "eth0"]]}).down == (("h1", "eth0"),)
     assert read.faults[0].as_data() == {**fault, "duration_s": None, "ends_with_client": False}
     assert repr(read.nodes[0]) == "NodeInfo(name='h1', kind='host', network='/proc/9/fd/5', init_pid=0)"
