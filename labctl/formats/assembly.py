@@ -376,6 +376,8 @@ class _Assembly:
                 self.comments[("networks", cable.name) if cable.name else ("links", len(links) - 1)] = cable.comment
             if cable.name and len(cable.ports) > _PORTS_LIMIT:
                 self.report.note(f"more than {_PORTS_LIMIT} ports", cable.name, cable.line)
+        if self.sketch.vlans:
+            self.data["vlans"] = self.sketch.vlans
         if networks:
             self.data["networks"] = networks
         if links:

@@ -13,12 +13,14 @@ from typing import Any
 
 from labctl.documents import Document
 from labctl.errors import InputError
-from labctl.formats.sketch import Cable, Line, Port, Role, Sketch, valid_interface
+from labctl.formats.netlab_segments import Segments, static_routes
+from labctl.formats.sketch import Cable, Line, Port, Role, Sketch
 from labctl.formats.startup import configure
 from labctl.formats.values import items, line_of, mapping, text, texts
 
 _HOSTS = frozenset({"linux", "none", "unknown"})
-_ROUTING = frozenset({"ospf", "isis", "bgp", "eigrp", "ripv2", "routing"})
+_ROUTING = frozenset({"ospf", "isis", "bgp", "eigrp", "ripv2"})
+_TRANSLATED = frozenset({"vlan", "vrf", "lag", "routing"})
 _LIMIT = 10_000
 
 
@@ -30,8 +32,14 @@ def read(document: Document, path: Path, name: str) -> Sketch:
     reader.nodes()
     if not sketch.devices:
         raise InputError(f"{path}: `nodes` has no nodes.")
-    for keys, link in reader.all_links(data.get("links"), ("links",)):
-        reader.link(link, line_of(document, *keys))
+    written = [(line_of(document, *keys), link) for keys, link in reader.all_links(data.get("links"), ("links",))]
+    inner = [link for keys, link in reader.all_links(reader.segments.further_links(), ())]
+    links = [(line, reader.expanded(link)) for line, link in [*written, *((0, link) for link in inner)]]
+    reader.segments.find_bridges(link for _, link in links)
+    for line, link in links:
+        reader.link(link, line)
+    reader.static_routes()
+    reader.segments.finish(reader.prefixes)
     reader.modules()
     reader.programs()
     return sketch
@@ -46,6 +54,8 @@ class _Reader:
         self.defaults = mapping(data.get("defaults"))
         self.own: dict[str, dict[str, Any]] = {}  # the keys of each node, with those of its groups
         self.members = 0
+        self.bonds = 0
+        self.segments = Segments(sketch, data, self.attribute)
 
     # -- nodes ---------------------------------------------------------------------------------------------------------
 
@@ -74,7 +84,7 @@ class _Reader:
         return [
             member
             for group in map(mapping, groups.values())
-            if every or group.get("_auto_create") is True
+            if (every or group.get("_auto_create") is True) and group.get("type") in (None, "node")
             for member in texts(group.get("members"))
         ]
 
@@ -116,8 +126,6 @@ class _Reader:
         for key, reason in (
             ("config", "its configuration templates are for the device"),
             ("image", "programs are those of this machine"),
-            ("vlans", "VLANs of the node"),
-            ("vrfs", "VRFs of the node"),
         ):
             if self.own[name].get(key):
                 self.report.left_out(f"{name}: {key}", reason, line)
@@ -172,28 +180,41 @@ class _Reader:
                     break
         return names
 
-    def link(self, given: Any, line: int) -> None:
-        link = self.expanded(given)
+    def link(self, link: dict[str, Any], line: int) -> None:
+        if mapping(link.get("lag")):
+            single = self.lag(link, line)
+            if single is None:
+                return
+            link = single
+        kind = text(link.get("type"))
+        if kind == "loopback" and len(link["interfaces"]) == 1:
+            self.loopback(link)
+            return
         ports: list[Port] = []
+        ends: list[dict[str, Any]] = []
+        vlans: list[str] = []
         for end in map(mapping, link["interfaces"]):
             node = text(end.get("node"))
             if node not in self.sketch.devices:
                 self.report.left_out(f"the end `{node}`", "there is no such node", line)
                 continue
-            port = Port(self.sketch.devices[node].name, valid_interface(text(end.get("ifname"))), line=line)
+            port, vlan = self.segments.port(link, end, line)
             if self.sketch.devices[node].role is Role.SWITCH:
                 port.name = ""
             ports.append(port)
+            ends.append(end)
+            vlans.append(vlan)
+        link = {**link, "interfaces": ends}
         self.members += len(ports)
-        if not ports or self.members > 50_000:
+        has_vlans = any(port.settings for port in ports)
+        if not ports or self.members > 50_000 or (has_vlans and len(ports) == 1):
             return
-        kind = text(link.get("type"))
         names = [port.device for port in ports]
         if len(set(names)) < 2 <= len(names):
             self.report.left_out(f"the link {'-'.join(names)}", "it joins a node to itself", line)
             return
-        if kind == "loopback":
-            self.report.left_out(f"the loopback link of {names[0]}", "only addresses of links are taken", line)
+        if has_vlans and len(ports) > 2:
+            self.segment(ports, link, line)
             return
         bridge = text(link.get("bridge"))
         if len(ports) == 2 and kind != "lan" and not bridge:
@@ -207,14 +228,89 @@ class _Reader:
         cable.comment = text(link.get("name"))
         if cable.comment == cable.name:
             cable.comment = ""
+        vlan = next(filter(None, vlans), "")
+        if vlan and link.get("prefix") is None:
+            link = {**link, "prefix": self.segments.vlans.get(vlan, {}).get("prefix")}
         self.addresses(cable, link, line)
+        if has_vlans:
+            cable.ipv4 = cable.ipv6 = ""
+        elif all(self.segments.is_tagged(link, end) for end in ends):
+            cable.settings |= {"ipv4": False, "ipv6": False}
         self.settings(cable, link, line)
 
-    def addresses(self, cable: Cable, link: dict[str, Any], line: int) -> None:
-        given = link.get("prefix")
+    def segment(self, ports: list[Port], link: dict[str, Any], line: int) -> None:
+        """Join more than two ports, of which some have VLANs, by a switch."""
+        switch = self.sketch.device("-".join(port.device for port in ports), Role.SWITCH, line=line)
+        for port in ports:
+            cable = self.sketch.connect(port, Port(switch.name), line=line)
+            self.settings(cable, link, line)
+
+    def loopback(self, link: dict[str, Any]) -> None:
+        """Add the addresses of a link to nowhere to the node's loopback."""
+        end = mapping(link["interfaces"][0])
+        node = text(end.get("node"))
+        device = self.sketch.devices.get(node)
+        if device is None or device.role is Role.SWITCH:
+            return
+        for key, written in {**self.prefixes(link.get("prefix")), **end}.items():
+            if key in ("ipv4", "ipv6") and isinstance(written, str) and _is_address(written):
+                device.append("loopback", written.partition("/")[0])
+
+    def lag(self, link: dict[str, Any], line: int) -> dict[str, Any] | None:
+        """Make the links of a LAG with a bond at both ends; return one link instead where that is not possible."""
+        given = mapping(link["lag"])
+        members = given.get("members")
+        lists = [self.expanded(each) for each in members] if isinstance(members, list) else []
+        inner = [[text(mapping(end).get("node")) for end in each["interfaces"]] for each in lists]
+        nodes = [text(mapping(end).get("node")) for end in link["interfaces"]] or (inner[0] if inner else [])
+        count = len(lists) if lists else members if isinstance(members, int) else 1
+        same = all(set(each) == set(nodes) for each in inner)
+        plain = {key: value for key, value in link.items() if key != "lag"}
+        plain["interfaces"] = link["interfaces"] or [{"node": node} for node in nodes]
+        roles = [self.sketch.devices[node].role for node in nodes if node in self.sketch.devices]
+        if len(set(nodes)) != 2 or len(roles) != 2:
+            self.report.left_out("a LAG", "it does not join two nodes", line)
+            return None
+        if self.segments.has_vlans(plain) or not same or Role.SWITCH in roles or not 1 <= count <= 64:
+            what = "links to several nodes" if not same else "a LAG of a switch"
+            self.report.left_out(f"the LAG {'-'.join(nodes)}", f"{what}: one link takes its place", line)
+            return plain
+        cables = []
+        for _ in range(count):
+            ports = [Port(self.sketch.devices[node].name, line=line) for node in nodes]
+            cable = self.sketch.connect(*ports, line=line)
+            self.settings(cable, plain, line)
+            cables.append(cable)
+        self.bonds += 1
+        number = given.get("id")
+        self.segments.bond(nodes, cables, number if isinstance(number, int) else self.bonds)
+        return None
+
+    def static_routes(self) -> None:
+        """Take `routing.static` of the nodes."""
+        for name, device in list(self.sketch.devices.items()):
+            written = items(mapping(self.attribute(name, "routing")).get("static")) if name in self.own else []
+            if not written or device.role is Role.SWITCH:
+                continue
+            near = {
+                port.device
+                for cable in self.sketch.cables
+                for port in cable.ports
+                if any(other.device == device.name for other in cable.ports)
+            }
+            neighbours = {node for node, each in self.sketch.devices.items() if each.name in near and node != name}
+            static_routes(self.sketch, name, written, self.prefixes, neighbours, device.line)
+
+    def prefixes(self, given: Any) -> dict[str, Any]:
+        """Return the prefixes by family: of a text, a mapping, or the name of one of the file's prefixes."""
         if isinstance(given, str) and given in mapping(self.data.get("prefix")):
             given = mapping(self.data["prefix"])[given]
-        prefixes = mapping(given) if isinstance(given, dict) else {"ipv4": given}
+        return mapping(given) if isinstance(given, dict) else {"ipv4": given}
+
+    def addresses(self, cable: Cable, link: dict[str, Any], line: int) -> None:
+        prefixes = self.prefixes(link.get("prefix"))
+        if link.get("prefix") is False:
+            cable.settings |= {"ipv4": False, "ipv6": False}
         for key in ("ipv4", "ipv6"):
             written = text(prefixes.get(key))
             try:
@@ -260,11 +356,12 @@ class _Reader:
                 port.impairment = dict(impairment)
         else:
             cable.impairment = impairment
-        for key in ("vlan", "lag", "vrf", "gateway", "dhcp"):
+        for key, reason in (
+            ("gateway", "hosts use a router that labctl chooses; see `gateway`"),
+            ("dhcp", "addresses are static"),
+        ):
             if key in link or any(key in mapping(end) for end in link["interfaces"]):
-                self.report.left_out(
-                    f"{key} of the link {'-'.join(port.device for port in cable.ports)}", "not translated", line
-                )
+                self.report.left_out(f"{key} of the link {'-'.join(port.device for port in cable.ports)}", reason, line)
 
     # -- the rest ------------------------------------------------------------------------------------------------------
 
@@ -273,13 +370,15 @@ class _Reader:
         for name in self.own:
             modules |= dict.fromkeys(texts(self.attribute(name, "module")))
         for module in modules:
+            if module in _TRANSLATED:
+                continue
             if module in _ROUTING:
                 reason = "labctl's static routes take its place; for daemons see `routes: none` and `services`"
             else:
                 reason = "the module is not translated"
             line = line_of(self.document, "module") if module in texts(self.data.get("module")) else 0
             self.report.left_out(f"the module {module}", reason, line)
-        for key in ("plugin", "vlans", "vrfs", "tools", "validate", "components"):
+        for key in ("plugin", "tools", "validate", "components"):
             if self.data.get(key):
                 self.report.left_out(f"`{key}`", "not translated", line_of(self.document, key))
 
@@ -308,6 +407,13 @@ def _nested(value: Any) -> Any:
         nested = _nested(each)
         at[last] = {**at[last], **nested} if isinstance(at.get(last), dict) and isinstance(nested, dict) else nested
     return result
+
+
+def _is_address(written: str) -> bool:
+    try:
+        return bool(ip_interface(written))
+    except ValueError:
+        return False
 
 
 def _end(value: Any) -> dict[str, Any]:

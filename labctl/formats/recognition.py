@@ -39,6 +39,7 @@ class Format(Enum):
         return self not in _NOT_READ
 
 
+_NETLAB = frozenset({"module", "provider", "plugin", "fabric", "validate", "defaults", "defaults.device", "components"})
 _NOT_READ = frozenset({Format.CORE, Format.GNS3, Format.KUBERNETES, Format.NETPLAN, Format.VAGRANT})
 
 
@@ -91,9 +92,16 @@ def by_keys(data: Any) -> Format | None:
         isinstance(each, dict) and each.keys() & {"image", "build"} for each in services.values()
     ):
         return Format.COMPOSE
-    if nodes and "steps" not in data and isinstance(nodes, dict | list | str):
+    if "steps" in data:
+        return None
+    groups = data.get("groups")
+    if isinstance(groups, dict) and any(
+        key == "_auto_create" or isinstance(each, dict) for key, each in groups.items()
+    ):
         return Format.NETLAB
-    return None
+    if data.keys() & {"links", "vlans", "vrfs"} and data.keys() & _NETLAB:
+        return Format.NETLAB
+    return Format.NETLAB if nodes and isinstance(nodes, dict | list | str) else None
 
 
 def _data(path: Path) -> Any:

@@ -176,6 +176,7 @@ class Sketch:
         self.file = ""  # the name of the foreign file
         self.devices: dict[str, Device] = {}  # by their name in the foreign file
         self.cables: list[Cable] = []
+        self.vlans: dict[str, Value] = {}  # by name: their keys in topology files
         self.report = Report()
         self.derived_delays = False  # by the distance between nodes
         self._taken: dict[str, str] = {}

@@ -14,10 +14,19 @@ if TYPE_CHECKING:
     from labctl.topology.model import Topology
 
 # Top-level keys of YAML files of other tools; a topology of labctl has none of them.
-FOREIGN_KEYS = frozenset({"topology", "nodes", "services", "application"})
+FOREIGN_KEYS = frozenset(
+    {"topology", "nodes", "services", "application", "module", "provider", "plugin", "fabric", "validate", "defaults"}
+    | {"defaults.device", "components"}
+)
 
 # The functions import their modules, because the keeper imports only the model.
 __all__ = ["is_shape", "load", "resolve_inline"]
+
+
+def _may_be_foreign(data: Mapping[str, object]) -> bool:
+    """Return whether the keys are also those of another tool's file; `groups` of labctl have lists."""
+    groups = data.get("groups")
+    return bool(FOREIGN_KEYS & data.keys()) or (isinstance(groups, dict) and "_auto_create" in groups)
 
 
 def is_shape(text: str) -> bool:
@@ -70,7 +79,7 @@ def load(
             document = read(path, named_in=base)
         except NotALabctlFile:
             document = None  # a foreign file without any key of labctl, or not even that
-        if document is not None and not (isinstance(document.data, dict) and FOREIGN_KEYS & document.data.keys()):
+        if document is not None and not (isinstance(document.data, dict) and _may_be_foreign(document.data)):
             return _resolved(document, path.parent, routes, arguments)
     if imported := _imported(path, routes, options, programs):
         if arguments:
