@@ -16,6 +16,7 @@ class _Quantity(Struct, frozen=True):
     example: str
     usual_unit: str  # suggested for a bare number
     units: Mapping[str, float]
+    others: Mapping[str, tuple[str, int]] = {}  # units of other tools: one of `units`, and how many of it
 
 
 _DURATION = _Quantity(
@@ -23,21 +24,32 @@ _DURATION = _Quantity(
     "200ms, 2s, 1m or 1m30s",
     "s",
     {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0},
+    {
+        f"{prefix}{second}": (f"{prefix}s", 1)
+        for prefix in ("m", "u", "")
+        for second in ("sec", "secs", "second", "seconds")
+    },
 )
 _SIZE = _Quantity(
     "size",
     "64KiB or 1500B",
     "B",
     {"B": 1, "kB": 1000, "KB": 1000, "MB": 1000**2, "GB": 1000**3, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30},
+    {f"{prefix}{end}": (f"{prefix.upper()}iB", 1) for prefix in "kKmMgG" for end in ("", "i")},
 )
 _RATE = _Quantity(
     "rate",
     "10mbit or 256kbit",
     "mbit",
     {"bit": 1, "kbit": 1000, "Kbit": 1000, "mbit": 1000**2, "Mbit": 1000**2, "gbit": 1000**3, "Gbit": 1000**3},
+    {
+        f"{prefix}{end}": (f"{prefix.lower()}bit", count)
+        for prefix in ("", "k", "K", "m", "M", "g", "G")
+        for end, count in (("", 1), ("b", 1), ("b/s", 1), ("bps", 1), ("B", 8), ("B/s", 8), ("Bps", 8))
+    },
 )
 _DISTANCE = _Quantity("distance", "120km or 300m", "km", {"m": 1, "km": 1000, "mi": 1609.344})
-_PERCENTAGE = _Quantity("percentage", "1% or 0.5%", "%", {"%": 1})
+_PERCENTAGE = _Quantity("percentage", "1% or 0.5%", "%", {"%": 1}, {"pct": ("%", 1), "percent": ("%", 1)})
 _PART = r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)\s*([A-Za-zµ%/]*) *"
 _PER_SECOND = r"(?i)(?<=bit)(?:ps|/s)$"
 DURATION_MAX_S = 7 * 24 * 3600.0
@@ -156,7 +168,8 @@ def _parts(value: object, quantity: _Quantity) -> list[tuple[float, float]]:
     while match := re.compile(_PART).match(text, position):
         parts.append((float(match[1]), _factor(text, match[1], match[2], quantity)))
         position = match.end()
-    if position < len(text) or not parts:
+    factors = [factor for _, factor in parts]
+    if position < len(text) or not parts or factors != sorted(set(factors), reverse=True):
         raise ValueError(f"`{text}` is not a {noun}; write for example {quantity.example}")
     return parts
 
@@ -165,8 +178,18 @@ def _factor(text: str, number: str, unit: str, quantity: _Quantity) -> float:
     noun, units = quantity.noun, quantity.units
     if unit in units:
         return units[unit]
-    if not unit:
+    if not unit and text == number:
         raise ValueError(f"the {noun} `{text}` has no unit; did you mean `{text}{quantity.usual_unit}`?")
+    if not unit:
+        raise ValueError(f"`{text}` is not a {noun}; write for example {quantity.example}")
+    if "".join(text.split()) == f"{number}{unit}" and unit in quantity.others:
+        known, count = quantity.others[unit]
+        bytes_too = (
+            f", or `{float(number) * 8:.15g}{known}`: tc(8) reads {unit} as bytes" if unit.endswith("bps") else ""
+        )
+        raise ValueError(
+            f"the {noun} `{text}` has an unknown unit; did you mean `{float(number) * count:.15g}{known}`{bytes_too}?"
+        )
     for known in units:
         if known.casefold() == unit.casefold():
             raise ValueError(f"the {noun} `{text}` has an unknown unit; did you mean `{number}{known}`?")

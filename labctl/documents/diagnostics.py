@@ -116,11 +116,30 @@ def in_file_order(diagnostics: Iterable[Diagnostic]) -> tuple[Diagnostic, ...]:
     return tuple(sorted(unique.values(), key=lambda one: (files[one.file], one.position or Position(0, 0))))
 
 
+_SYNONYMS = {  # names of other tools
+    "latency": "delay",
+    "bandwidth": "rate",
+    "bw": "rate",
+    "speed": "rate",
+    "throughput": "rate",
+    "packet_loss": "loss",
+    "plr": "loss",
+    "drop": "loss",
+    "dup": "duplicate",
+    "max_queue_size": "queue",
+    "buffer": "queue",
+    "qdisc": "discipline",
+    "aqm": "discipline",
+}
+
+
 def suggest(word: str, allowed: Iterable[str], *, near_only: bool = False) -> str:
     """Return the near miss (``did you mean `delay`?``), else the choices (``allowed: a, b, c``), else ""."""
     import difflib
 
     choices = list(dict.fromkeys(allowed))
+    if (synonym := _SYNONYMS.get(word.casefold().replace("-", "_"))) in choices:
+        return f"did you mean `{synonym}`?"
     folded: dict[str, str] = {}
     wanted = word.casefold()[:80]
     for choice in _worth_comparing(wanted, choices):

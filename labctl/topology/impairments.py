@@ -200,6 +200,8 @@ def _sentence(flaw: Flaw) -> str:
 
 
 def _duration_us(value: object, what: str, most: int) -> int:
+    if isinstance(value, str) and len(words := value.split()) > 1 and re.match("[0-9.]+[a-z]", words[0]):
+        raise ValueError(f"`{value}` is more than a {what}; write for example `delay: 20ms, jitter: 5ms`")
     seconds = duration_s(value, noun=what, usual_unit="ms")
     duration_us = round(seconds * 1e6)
     if abs(seconds * 1e6 - duration_us) > 1e-4:

@@ -55,7 +55,7 @@ def read_profile(source: ProfileSource, base: Mapping[str, Value]) -> Profile:
         try:
             if path.stat().st_size > FILE_MAX_BYTES:
                 raise ValueError(f"the profile {options.file} is larger than {FILE_MAX_BYTES >> 20} MiB")
-            lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+            lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if not line.startswith("#")]
         except OSError as error:
             raise ValueError(f"cannot read the profile {options.file}: {error.strerror}") from error
         except UnicodeDecodeError as error:

@@ -109,7 +109,7 @@ class _Explicit:
         found |= values
         for moment in now.profile.moments:
             new = dict(moment.impairment.texts())
-            moments.append({"at": format_us(moment.at_us)} | changes(values, new))
+            moments.append({"at": format_us(moment.at_us) if moment.at_us else "0s"} | changes(values, new))
             values = new
         loop = {"loop": format_us(now.profile.loop_us)} if now.profile.loop_us else {}
         return found | {"profile": {"moments": moments, **loop}}

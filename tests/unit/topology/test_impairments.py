@@ -102,6 +102,11 @@ def test_what_a_switch_sends_to_a_host_is_said_at_the_switch_s_end() -> None:
     ("words", "said"),
     [
         (["dealy=2ms"], "unknown key `dealy`; did you mean `delay`?"),
+        (["latency=2ms"], "unknown key `latency`; did you mean `delay`?"),
+        (["bandwidth=2mbit"], "did you mean `rate`?"),
+        (["packet-loss=2%"], "did you mean `loss`?"),
+        (["delay=20ms 5ms"], "`20ms 5ms` is more than a delay; write for example `delay: 20ms, jitter: 5ms`"),
+        (["delay=20ms 5ms 25%"], "more than a delay"),
         (["delay"], "`delay` is not KEY=VALUE"),
         (["delay="], "`delay=` is not KEY=VALUE"),
         (["delay=1ms", "delay=2ms"], "duplicate key `delay`"),

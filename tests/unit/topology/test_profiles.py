@@ -39,6 +39,8 @@ def test_before_the_first_moment_the_link_has_its_own_values() -> None:
 def test_a_csv_file_has_keys_in_its_first_row(tmp_path: Path) -> None:
     (tmp_path / "cell.csv").write_text("# of a cell\nat, rate, loss\n0, 12mbit,\n10.5, , 1%\n")
     assert shown(profile("cell.csv", tmp_path)) == ["0: rate 12mbit", "10.5: loss 1% rate 12mbit"]
+    (tmp_path / "spreadsheet.csv").write_bytes(b"\xef\xbb\xbfat,rate\r\n0,12mbit\r\n")  # with a byte order mark
+    assert shown(profile("spreadsheet.csv", tmp_path)) == ["0: rate 12mbit"]
 
 
 def test_a_trace_is_the_rate_of_each_window_and_repeats(tmp_path: Path) -> None:
