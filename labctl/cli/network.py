@@ -242,13 +242,15 @@ def as_topology_file(found: Inspection) -> str:
 def as_table(found: Inspection, look: Look) -> list[str]:
     """Return painted lines: nodes, links, routes, rules, files, processes, and the differences from the file."""
     from labctl.observe.impairments import FoundImpairment
-    from labctl.observe.inspect import extra_rules, port_settings, routes_of
+    from labctl.observe.inspect import device_settings, extra_rules, key_owners, port_settings, routes_of
     from labctl.printable import printable
 
     interfaces: list[list[Cell | str]] = []
     routes: list[list[Cell | str]] = []
     rules: list[list[Cell | str]] = []
     ports: list[list[Cell | str]] = []
+    devices: list[list[Cell | str]] = []
+    owners = key_owners(found.found)
     for node in found.plan.nodes:
         state = found.found[node.name]
         interfaces += _interface_rows(f"{node.kind.value} {node.name}", state)
@@ -256,6 +258,7 @@ def as_table(found: Inspection, look: Look) -> list[str]:
             ports += [[node.name, *row] for row in port_settings(state)]
         else:
             routes += [[node.name, *row] for row in routes_of(state)]
+            devices += [[node.name, *row] for row in device_settings(state, owners)]
         rules += [[node.name, rule] for rule in extra_rules(state)]
     links: list[list[Cell | str]] = []
     for each in found.links:
@@ -272,6 +275,7 @@ def as_table(found: Inspection, look: Look) -> list[str]:
     lines = [look.paint(f"lab {found.name}", Ink.STRONG)]
     for headers, rows in (
         (("NODE", "INTERFACE", "STATE", "MTU", "ADDRESSES"), interfaces),
+        (("DEVICES OF", "INTERFACE", "KIND", "SETTINGS"), devices),
         (("LINK", "STATE", "IMPAIRMENT")[: 2 + is_impaired], [row[: 2 + is_impaired] for row in links]),
         (("ROUTES OF", "TO", "VIA", "INTERFACE"), routes),
         (("RULES OF", "RULE"), rules),

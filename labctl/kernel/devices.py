@@ -6,6 +6,7 @@ test compares the messages with pyroute2's.
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections.abc import Callable, Iterable, Mapping
 from ipaddress import ip_address
@@ -21,10 +22,12 @@ from labctl.kernel.netlink import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     NLM_F_REQUEST,
+    RTM_GETNEIGH,
     RTM_NEWLINK,
     U32,
     attribute,
     attribute_values,
+    dump,
     message,
 )
 from labctl.structs import Struct
@@ -121,6 +124,7 @@ _ATTRIBUTES: Mapping[str, Mapping[str, _Attribute]] = MappingProxyType(
         "dummy": {},
     }
 )
+KINDS = frozenset(_ATTRIBUTES)
 _IPV6_TYPES = {("vxlan", 2): 16, ("vxlan", 4): 17}  # IFLA_VXLAN_GROUP6 for IFLA_VXLAN_GROUP, LOCAL6 for LOCAL
 _GRE_IFLAGS, _GRE_OFLAGS, _GRE_IKEY, _GRE_KEY = 2, 3, 4, b"\x20\x00"  # IFLA_GRE_*; the flag GRE_KEY, big-endian
 _LINKS = {"vxlan": 3, **dict.fromkeys(("gre", "gretap", "ip6gre", "ip6gretap", "ipip", "sit", "ip6tnl"), 1)}
@@ -167,8 +171,11 @@ def _info(kind: str, options: Iterable[tuple[str, Value]], on: int) -> bytes:
     return attribute(IFLA_LINKINFO, info + (attribute(_INFO_DATA, data) if data else b""))
 
 
-def reported(values: Mapping[int, bytes]) -> tuple[str, tuple[tuple[str, Value], ...]]:
-    """Return kind and options of a link from its attributes in RTM_GETLINK: those options that `new_device` sets."""
+def reported(values: Mapping[int, bytes]) -> tuple[str, tuple[tuple[str, Value], ...], int]:
+    """Return kind and options of a link from its attributes in RTM_GETLINK, and the index of the interface it is on.
+
+    The options are those that `new_device` sets. The index is 0 for links that are on none.
+    """
     info = attribute_values(values.get(IFLA_LINKINFO, b""))
     kind = info.get(_INFO_KIND, b"").rstrip(b"\0").decode()
     known = _ATTRIBUTES.get(kind, {})
@@ -178,7 +185,19 @@ def reported(values: Mapping[int, bytes]) -> tuple[str, tuple[tuple[str, Value],
         packed = data.get(_IPV6_TYPES.get((kind, one.type), -1)) or data.get(one.type)
         if packed is not None:
             found.append((name, one.unpack(packed)))
-    return kind, tuple(found)
+    on = data.get(_LINKS[kind], b"") if kind in _LINKS else values.get(IFLA_LINK, b"") if known else b""
+    return kind, tuple(found), U32.unpack(on)[0] if len(on) == U32.size else 0
+
+
+def flooded(sock: socket.socket) -> dict[int, tuple[str, ...]]:
+    """Return where each VXLAN device sends frames for unknown stations, by index; `sock` is borrowed. OSError."""
+    found: dict[int, tuple[str, ...]] = {}
+    for _, payload in dump(sock, RTM_GETNEIGH, _NDMSG.pack(_AF_BRIDGE, 0, 0, 0, 0)):
+        family, index, *_ = _NDMSG.unpack_from(payload)
+        values = attribute_values(payload, _NDMSG.size)
+        if family == _AF_BRIDGE and not any(values.get(_NDA_LLADDR, b"\1")) and _NDA_DST in values:
+            found[index] = (*found.get(index, ()), str(ip_address(values[_NDA_DST])))
+    return found
 
 
 def flood(index: int, remote: str, *, remove: bool = False) -> bytes:

@@ -73,6 +73,7 @@ class KernelLink(Struct, frozen=True):
     master: int = 0  # index of the bridge, bond or VRF that it is a member of, 0 for none
     kind: str = ""  # of ip-link(8): `vlan`; "" for `lo`
     options: tuple[tuple[str, str | int], ...] = ()  # of the kinds in kernel/devices.py
+    on: int = 0  # of those kinds: index of the interface that it is on
 
 
 class KernelAddress(Struct, frozen=True):
@@ -92,7 +93,7 @@ def links(sock: socket.socket) -> tuple[KernelLink, ...]:
     for _, payload in dump(sock, netlink.RTM_GETLINK, netlink.IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0)):
         _, _, index, flags, _ = netlink.IFINFO.unpack_from(payload)
         values = attribute_values(payload, netlink.IFINFO.size)
-        kind, options = reported(values)
+        kind, options, on = reported(values)
         found.append(
             KernelLink(
                 name=values[netlink.IFLA_IFNAME].rstrip(b"\0").decode(),
@@ -104,6 +105,7 @@ def links(sock: socket.socket) -> tuple[KernelLink, ...]:
                 master=u32(values, netlink.IFLA_MASTER),
                 kind=kind,
                 options=options,
+                on=on,
             )
         )
     return tuple(found)

@@ -9,7 +9,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 from labctl.kernel.netlink import (
@@ -22,7 +22,7 @@ from labctl.kernel.netlink import (
     message,
     open_socket,
 )
-from labctl.structs import Struct
+from labctl.structs import Struct, replace
 
 NETLINK_GENERIC = 16  # linux/netlink.h
 _GENERIC = struct.Struct("=BBH")  # struct genlmsghdr: command, version, (reserved)
@@ -93,13 +93,13 @@ class KernelDevice(Struct, frozen=True):
 
     public_key: bytes  # empty without a private key
     port: int
-    peers: Mapping[bytes, tuple[str, ...]]  # prefixes, by public key
+    peers: tuple[KernelPeer, ...]  # without preshared keys
 
 
 def read_device(sock: socket.socket, ifname: str) -> KernelDevice:
     """Return what the kernel reports; `sock` is of NETLINK_GENERIC, in the interface's namespace. OSError."""
     payload = _GENERIC.pack(_GET_DEVICE, _VERSION, 0) + attribute(_IFNAME, ifname.encode() + b"\0")
-    key, port, peers = b"", 0, dict[bytes, tuple[str, ...]]()
+    key, port, peers = b"", 0, dict[bytes, KernelPeer]()
     for _, found in dump(sock, _family(sock), payload):
         values = attribute_values(found, _GENERIC.size)
         key = values.get(_PUBLIC_KEY, key)
@@ -107,8 +107,21 @@ def read_device(sock: socket.socket, ifname: str) -> KernelDevice:
         listed = values.get(_PEERS, b"")
         for _, offset, length in attributes(listed):  # a peer with many prefixes may come in several parts
             peer = attribute_values(listed[offset : offset + length])
-            peers[peer[_PEER_KEY]] = (*peers.get(peer[_PEER_KEY], ()), *_prefixes(peer.get(_PEER_ALLOWED, b"")))
-    return KernelDevice(key, port, peers)
+            key_of_peer, allowed = peer[_PEER_KEY], tuple(_prefixes(peer.get(_PEER_ALLOWED, b"")))
+            if (before := peers.get(key_of_peer)) is not None:
+                peers[key_of_peer] = replace(before, allowed=(*before.allowed, *allowed))
+                continue
+            endpoint = _endpoint(peer[_PEER_ENDPOINT]) if _PEER_ENDPOINT in peer else None
+            (keepalive_s,) = struct.unpack("=H", peer.get(_PEER_KEEPALIVE, b"\0\0"))
+            peers[key_of_peer] = KernelPeer(key_of_peer, endpoint, allowed, keepalive_s)
+    return KernelDevice(key, port, tuple(peers.values()))
+
+
+def _endpoint(data: bytes) -> tuple[IPv4Address | IPv6Address, int]:
+    """Return address and port of a struct sockaddr_in or sockaddr_in6."""
+    (family,) = struct.unpack_from("=H", data)
+    port, packed = struct.unpack_from("!H4s" if family == socket.AF_INET else "!H4x16s", data, 2)
+    return ip_address(packed), port
 
 
 def _prefixes(data: bytes) -> Iterable[str]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from binascii import b2a_base64
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from labctl.errors import KernelError
-from labctl.kernel import bridge, qdiscs
+from labctl.kernel import bridge, devices, qdiscs
 from labctl.kernel import routes as kernel_routes
 from labctl.kernel.bridge import STATES, BridgeState
 from labctl.kernel.namespaces import sysctl_path
@@ -49,11 +50,22 @@ from labctl.plan.operations import (
     SetUp,
 )
 from labctl.structs import Struct, field, replace, to_builtins
-from labctl.topology.devices import FALLBACK_DEVICES, JOINING, Vrf
-from labctl.topology.model import Impairment, NodeKind, StaticRoute
+from labctl.topology.devices import (
+    FALLBACK_DEVICES,
+    JOINING,
+    MIIMON_MS,
+    TUNNEL_TTL,
+    VXLAN_PORT,
+    Peer,
+    Vrf,
+    Vxlan,
+    Wireguard,
+)
+from labctl.topology.model import Address, Impairment, NodeKind, StaticRoute
 from labctl.topology.switching import DEFAULTS, PORT_DEFAULTS
 
 if TYPE_CHECKING:
+    from labctl.kernel.wireguard import KernelDevice
     from labctl.observe.packet_tables import FoundTables
 
 # -- the state of a node
@@ -70,6 +82,8 @@ class NodeState(Struct, frozen=True):
     impairments: Mapping[str, FoundImpairment] = field(default_factory=dict)  # by interface, if there is one
     bridges: BridgeState | None = None  # of a switch
     tables: FoundTables = field(default_factory=dict)  # of nftables, those of the plan
+    remotes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of VXLAN devices
+    wireguard: Mapping[str, KernelDevice] = field(default_factory=dict)  # by interface
 
 
 def read_node(
@@ -86,6 +100,7 @@ def read_node(
         links, addresses = kernel_routes.links(sock), kernel_routes.addresses(sock)
         routes, rules, queues = kernel_routes.routes(sock), kernel_routes.rules(sock), qdiscs.qdiscs(sock)
         bridges = bridge.read(sock) if is_switch else None
+        flooded = devices.flooded(sock) if any(link.kind == Vxlan.KIND for link in links) else {}
     values = {key: value for key in settings if (value := _setting(lab, node, key)) is not None}
     expected = in_force or {}
     losses = losses_by_rule(lab, node, queues, expected)
@@ -95,7 +110,18 @@ def read_node(
         from labctl.observe.packet_tables import read_tables
 
         found = read_tables(lab, node, tables)
-    return NodeState(links, addresses, routes, rules, values, impairments, bridges, found)
+    remotes = {link.name: flooded[link.index] for link in links if link.index in flooded}
+    wireguard = _wireguard(lab, node, [link.name for link in links if link.kind == Wireguard.KIND])
+    return NodeState(links, addresses, routes, rules, values, impairments, bridges, found, remotes, wireguard)
+
+
+def _wireguard(lab: Observable, node: str, names: Sequence[str]) -> dict[str, KernelDevice]:
+    if not names:
+        return {}
+    from labctl.kernel.wireguard import NETLINK_GENERIC, read_device
+
+    with netlink_socket(lab, node, NETLINK_GENERIC, "read its WireGuard interfaces") as sock:
+        return {name: read_device(sock, name) for name in names}
 
 
 def _setting(lab: Observable, node: str, key: str) -> str | None:
@@ -145,7 +171,7 @@ class Drift(Struct, frozen=True):
 def drift(plan: Plan, found: Mapping[str, NodeState]) -> tuple[Drift, ...]:
     """Return every difference on the nodes of `found`, in the plan's order."""
     planned = planned_nodes(plan)
-    return tuple(each for name, node in planned.items() if name in found for each in _of_node(name, node, found[name]))
+    return tuple(each for name, node in planned.items() if name in found for each in _of_node(name, node, found))
 
 
 class PlannedState(Struct):
@@ -209,7 +235,8 @@ def planned_nodes(plan: Plan) -> dict[str, PlannedState]:
     return nodes
 
 
-def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Drift]:
+def _of_node(name: str, planned: PlannedState, nodes: Mapping[str, NodeState]) -> Iterator[Drift]:
+    found = nodes[name]
     links = {link.name: link for link in found.links}
     names = {link.index: link.name for link in found.links}
     unusable: set[str] = set()  # interfaces that were removed or set down
@@ -228,6 +255,9 @@ def _of_node(name: str, planned: PlannedState, found: NodeState) -> Iterator[Dri
         if link.name not in known:
             unusable.add(link.name)
             yield Drift(name, link.name, DriftKind.ADDED, "interface", "", link.name)
+    for ifname, device in planned.devices.items():
+        if ifname in links and links[ifname].kind == device.spec.kind:
+            yield from _of_device(name, device, found, nodes)
     yield from _of_addresses(name, planned, found, unusable)
     yield from _of_routes(name, planned, found, unusable)
     yield from _of_rules(name, planned.rules, found)
@@ -276,6 +306,53 @@ def _of_interface(name: str, link: KernelLink, bridge: str, planned: PlannedStat
     for what, wanted, actual in compared:
         if actual != wanted:
             yield Drift(name, link.name, DriftKind.CHANGED, what, wanted, actual)
+
+
+def _of_device(name: str, device: MakeDevice, found: NodeState, nodes: Mapping[str, NodeState]) -> Iterator[Drift]:
+    """Compare what is no option of a device: the interface that it is on, remote ends, keys and peers."""
+    spec, ifname = device.spec, device.name
+    names = {link.index: link.name for link in found.links}
+    compared: list[tuple[str, str, str]] = [
+        ("on", device.ifname or "none", names.get(link.on, "none")) for link in found.links if link.name == ifname
+    ]
+    wanted: dict[str, set[str]] = {}
+    actual: dict[str, set[str]] = {}
+    if isinstance(spec, Vxlan):
+        wanted["remote"] = set(spec.remotes)
+        actual["remote"] = set(found.remotes.get(ifname, ())) - {spec.group}
+    elif isinstance(spec, Wireguard):
+        from labctl.x25519 import public_key_of
+
+        state = found.wireguard[ifname]
+        compared.append(("port", str(spec.port), str(state.port)))
+        if spec.private_key:
+            compared.append(("public key", public_key_of(spec.private_key), _base64(state.public_key)))
+        planned = {_peer_key(peer, nodes): peer for peer in spec.peers}
+        there = {_base64(peer.public_key): peer for peer in state.peers}
+        wanted["peer"] = {key if key in there else str(peer) for key, peer in planned.items()}
+        actual["peer"] = set(there)
+        for key in planned.keys() & there.keys():
+            ours, theirs = (" ".join(sorted(one.allowed)) or "none" for one in (planned[key], there[key]))
+            compared.append((f"allowed ips of {planned[key]}", ours, theirs))
+    for what, planned_text, actual_text in compared:
+        if planned_text != actual_text:
+            yield Drift(name, ifname, DriftKind.CHANGED, what, planned_text, actual_text)
+    for what in wanted:
+        for text in sorted(wanted[what] - actual[what]):
+            yield Drift(name, ifname, DriftKind.MISSING, what, text, "")
+        for text in sorted(actual[what] - wanted[what]):
+            yield Drift(name, ifname, DriftKind.ADDED, what, "", text)
+
+
+def _peer_key(peer: Peer, nodes: Mapping[str, NodeState]) -> str:
+    """Return the public key of a peer: that of the plan, else that which the peer's interface has now."""
+    if peer.public_key or peer.node not in nodes or peer.ifname not in nodes[peer.node].wireguard:
+        return peer.public_key
+    return _base64(nodes[peer.node].wireguard[peer.ifname].public_key)
+
+
+def _base64(key: bytes) -> str:
+    return b2a_base64(key, newline=False).decode()
 
 
 def _of_addresses(name: str, planned: PlannedState, found: NodeState, unusable: set[str]) -> Iterator[Drift]:
@@ -458,6 +535,7 @@ def inspect(
 
 def as_data(inspection: Inspection) -> dict[str, Any]:
     """Return the inspection as schemas/inspect.schema.json describes it, for JSON and YAML."""
+    owners = key_owners(inspection.found)
     return {
         "schema": SCHEMA,
         "name": inspection.name,
@@ -466,7 +544,7 @@ def as_data(inspection: Inspection) -> dict[str, Any]:
             {
                 "name": node.name,
                 "kind": node.kind.value,
-                "interfaces": _interfaces(inspection.found[node.name]),
+                "interfaces": _interfaces(inspection.found[node.name], owners),
                 "routes": [_route(route) for route in inspection.found[node.name].routes],
                 "rules": [
                     {"family": f"ipv{rule.version}"}
@@ -557,7 +635,78 @@ def _route(route: KernelRoute) -> dict[str, Any]:
     }
 
 
-def _interfaces(state: NodeState) -> list[dict[str, Any]]:
+def key_owners(found: Mapping[str, NodeState]) -> dict[bytes, str]:
+    """Return the WireGuard interfaces of nodes (`r1:wg0`) by public key."""
+    return {
+        device.public_key: f"{node}:{ifname}"
+        for node, state in found.items()
+        for ifname, device in state.wireguard.items()
+        if device.public_key
+    }
+
+
+_USUAL = {
+    *(("ttl", TUNNEL_TTL), ("learning", "on"), ("dstport", VXLAN_PORT), ("encaplimit", "none"), ("protocol", "802.1q")),
+    *(("miimon", MIIMON_MS), ("mcast_snooping", 0), ("stp_state", 0), ("forward_delay", 1500), ("lacp_rate", "fast")),
+}
+
+
+def device_settings(state: NodeState, owners: Mapping[bytes, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield (interface, kind, unusual settings) of each virtual interface; a WireGuard one has a row for each peer.
+
+    `owners` as `key_owners` returns it.
+    """
+    for link in state.links:
+        if link.name in FALLBACK_DEVICES or (found := _device(link, state, owners)) is None:
+            continue
+        words = [f"{name} {value}" for name, value in found["options"].items() if (name, value) not in _USUAL]
+        words += [f"on {found['on']}"] * bool(found["on"])
+        words += [f"members {' '.join(found['members'])}"] * bool(found["members"])
+        words += [f"remotes {' '.join(found['remotes'])}"] * bool(found["remotes"])
+        if (wireguard := found["wireguard"]) is None:
+            yield link.name, found["kind"], ", ".join(words)
+            continue
+        yield link.name, found["kind"], f"port {wireguard['port']}, public key {wireguard['public_key'] or 'none'}"
+        for peer in wireguard["peers"]:
+            at = f" at {peer['endpoint']}" if peer["endpoint"] else ""
+            yield "", "", f"peer {peer['interface'] or peer['public_key']}{at}: {' '.join(peer['allowed_ips'])}"
+
+
+def _device(link: KernelLink, state: NodeState, owners: Mapping[bytes, str]) -> dict[str, Any] | None:
+    """Return the data of a virtual interface, None of others."""
+    if link.kind not in devices.KINDS:
+        return None
+    names = {each.index: each.name for each in state.links}
+    found = state.wireguard.get(link.name)
+    return {
+        "kind": link.kind,
+        "on": names.get(link.on),
+        "members": [each.name for each in state.links if each.master == link.index],
+        "options": dict(link.options),
+        "remotes": list(state.remotes.get(link.name, ())),
+        "wireguard": found
+        and {
+            "public_key": _base64(found.public_key) or None,
+            "port": found.port,
+            "peers": [
+                {
+                    "public_key": _base64(peer.public_key),
+                    "interface": owners.get(peer.public_key),
+                    "endpoint": peer.endpoint and _endpoint(*peer.endpoint),
+                    "allowed_ips": list(peer.allowed),
+                    "keepalive_s": peer.keepalive_s,
+                }
+                for peer in found.peers
+            ],
+        },
+    }
+
+
+def _endpoint(address: Address, port: int) -> str:
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+def _interfaces(state: NodeState, owners: Mapping[bytes, str]) -> list[dict[str, Any]]:
     """Return the interfaces' data, without the fallback devices, which are down in every namespace."""
     return [
         {
@@ -568,6 +717,7 @@ def _interfaces(state: NodeState) -> list[dict[str, Any]]:
             "carrier": link.carrier,
             "addresses": [str(one.address) for one in state.addresses if one.ifname == link.name],
             "impairment": _impairment(state.impairments.get(link.name)),
+            "device": _device(link, state, owners),
         }
         | (_bridge(link.name, state.bridges) if state.bridges and link.name in state.bridges.options else {})
         for link in state.links

@@ -175,7 +175,9 @@ class _Objects:
 
     def impairment(self, end: LinkEnd) -> Impairment | None:
         """Return the impairment of packets that the interface sends."""
-        at = (end.node, end.ifname)
+        return self.impairment_at((end.node, end.ifname))
+
+    def impairment_at(self, at: At) -> Impairment | None:
         return self.impaired[at].impairment if at in self.impaired else None
 
     def interface_of(self, node: str, key: str) -> str:
@@ -433,12 +435,12 @@ class _Comparison:
         for identity, part in after.parts.items():
             old = before.parts.get(identity)
             if old is None and self.keeps_kind(part.node):
-                yield Change(Sign.ADDED, part.text())
+                yield Change(Sign.ADDED, f"{part.text()}{_of_device(part, after)}")
             elif old is not None and old != part:
-                yield Change(Sign.CHANGED, f"{old.text()} becomes {part.text()}")
+                yield Change(Sign.CHANGED, old.change(part))
 
     def impairment_changes(self) -> Iterator[Change]:
-        """Changes on links in both plans: one if both directions change alike, else one per direction."""
+        """Changes on links and devices in both plans: one if both directions change alike, else one per direction."""
         for link in self.after.links.values():
             ends = (link.a, link.b)
             if not all(self.joins_same_interfaces((end.node, end.ifname)) for end in ends):
@@ -451,9 +453,14 @@ class _Comparison:
             for end, was, now in zip(ends, old, new, strict=True):
                 if was != now:
                     yield _impairment_change(f"packets from {end}", was, now)
+        for at in self.after.makers:
+            if self.joins_same_interfaces(at):
+                was, now = (objects.impairment_at(at) for objects in (self.before, self.after))
+                if was != now:
+                    yield _impairment_change(f"packets from {':'.join(at)}", was, now)
 
     def address_changes(self) -> Iterator[Change]:
-        """Addresses of links in both plans; those of other links appear with their links."""
+        """Addresses of interfaces in both plans; those of other interfaces appear with their links or devices."""
         for sign, this, other in (
             (Sign.REMOVED, self.before, self.after),
             (Sign.ADDED, self.after, self.before),
@@ -465,9 +472,12 @@ class _Comparison:
                             yield Change(sign, f"address {one.address} on {one.node}:{one.ifname}")
 
     def joins_same_interfaces(self, at: At) -> bool:
-        """Return whether a link from here to the same interface is in both plans, be it replaced."""
+        """Return whether a link from here to the same interface is in both plans, or a device, be it replaced."""
         old, new = ({end[:2] for end in objects.link_at.get(at, ())} for objects in (self.before, self.after))
-        return (bool(old) and old == new) or (at[1] == LOOPBACK and self.keeps_kind(at[0]))
+        if old or new:
+            return old == new
+        is_device = at in self.before.makers and at in self.after.makers
+        return (is_device or at[1] == LOOPBACK) and self.keeps_kind(at[0])
 
     def route_changes(self) -> Iterator[Change]:
         """Routes of nodes in both plans."""
@@ -526,6 +536,14 @@ def _reason(old: MakeLink, new: MakeLink) -> str:
 def _with_addresses(end: LinkEnd, objects: _Objects) -> str:
     addresses = ", ".join(str(one.address) for one in objects.addresses.get((end.node, end.ifname), ()))
     return f"{end} ({addresses})" if addresses else str(end)
+
+
+def _of_device(part: AnyPart, objects: _Objects) -> str:
+    """Return addresses and impairment of the interface that the part makes, to follow its text."""
+    at = (part.node, part.makes)
+    addresses = [str(one.address) for one in objects.addresses.get(at, ())]
+    impairment = objects.impairment_at(at)
+    return "".join(f", {each}" for each in addresses) + (f": {impairment}" if impairment else "")
 
 
 def _impairments(link: MakeLink, objects: _Objects) -> str:

@@ -204,6 +204,10 @@ class Part(Step, frozen=True):
         """Return what it is, for the list of changes."""
         return self.NOUN.format(self)
 
+    def change(self, new: Part) -> str:
+        """Return what becomes of it, for the list of changes; `new` has the same identity."""
+        return f"{self.text()} becomes {new.text()}"
+
 
 class DisableOffload(Part, frozen=True):
     """Let the kernel cut large packets and compute checksums before the interface sends them, not the device."""
@@ -365,6 +369,14 @@ class MakeDevice(Part, frozen=True):
     def text(self) -> str:
         on = f" on {self.ifname}" if self.ifname else ""
         return f"{self.node}:{self.name}, {self.spec.text()}{on}" + (f", mtu {self.mtu}" if self.mtu else "")
+
+    def change(self, new: Part) -> str:
+        if not isinstance(new, MakeDevice) or self.text() != new.text():
+            return super().change(new)
+        if self.mac != new.mac:
+            return f"{new.text()}: replaced, because its MAC address becomes {new.mac}"
+        changed = self.spec.changed(new.spec)
+        return f"{new.text()}: {', '.join(changed)} changed" + ("" if self.becomes(new) else ", replaced")
 
     def __str__(self) -> str:
         on = f" on {self.ifname}" if self.ifname else ""

@@ -49,6 +49,7 @@ from labctl.plan.operations import (
 )
 from labctl.plan.packet_tables import nft
 from labctl.structs import asdict, to_builtins
+from labctl.topology.devices import Spec
 from labctl.topology.model import Address, Node, NodeKind, Prefix, Service
 from labctl.topology.switching import DEFAULTS, PORT_DEFAULTS
 from labctl.units import format_size
@@ -306,6 +307,8 @@ def _fields(operation: Operation | Part) -> dict[str, Any]:
             fields[name] = asdict(value)
         elif isinstance(value, Part):
             fields[name] = _fields(value)
+        elif isinstance(value, Spec):
+            fields[name] = to_builtins(value.without_secrets(), enc_hook=str)
         else:
             fields[name] = value if isinstance(value, str | int) else to_builtins(value, enc_hook=str)
     return fields

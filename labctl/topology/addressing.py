@@ -55,6 +55,7 @@ _GROUP_ROOM = 16  # prefixes between the first link of a group and that of the n
 
 EndKey = tuple[int, int]  # index of the link, side
 NO_REALM = -1
+Realms = Mapping[Family, Sequence[int]]  # of each segment
 Seen = dict[tuple[int, Address], "Place | None"]  # by realm and address
 
 
@@ -84,16 +85,18 @@ def assign_addresses(
     mistakes: Mistakes,
     *,
     loopbacks: Mapping[AddressOnLink, Place] = MappingProxyType({}),
-    realms: Sequence[int] = (),
+    realms: Realms = MappingProxyType({}),
+    in_vrf: Mapping[EndKey, str] = MappingProxyType({}),
 ) -> Addressing:
     """Assign all prefixes and addresses.
 
     Args:
         without_ipv6: the nodes that have IPv6 disabled.
         loopbacks: addresses that are in use, which no interface gets.
-        realms: the realm of each segment (see `translation.py`). IPv4 prefixes may repeat in different realms.
+        realms: the realm of each segment (see `translation.py`). Prefixes may repeat in different realms.
+        in_vrf: the VRFs of ends.
     """
-    prefixes = _Prefixes(draft, segments, without_ipv6, mistakes, loopbacks, realms)
+    prefixes = _Prefixes(draft, segments, without_ipv6, mistakes, loopbacks, realms, in_vrf)
     prefixes.collect_given()
     prefixes.assign_automatic()
     seen: Seen = {}
@@ -114,7 +117,8 @@ class _Prefixes:
         without_ipv6: frozenset[str],
         mistakes: Mistakes,
         loopbacks: Mapping[AddressOnLink, Place],
-        realms: Sequence[int],
+        realms: Realms,
+        in_vrf: Mapping[EndKey, str],
     ) -> None:
         self.draft = draft
         self.segments = segments
@@ -122,6 +126,7 @@ class _Prefixes:
         self.mistakes = mistakes
         self.loopbacks = loopbacks
         self.realms = realms
+        self.in_vrf = in_vrf
         self.routers = frozenset(node.name for node in draft.nodes if node.kind is NodeKind.ROUTER)
         self.result = Addressing()
         self.from_pool: set[tuple[int, Family]] = set()
@@ -130,7 +135,7 @@ class _Prefixes:
 
     def realm(self, index: int, family: Family) -> int:
         """Return the realm in which the segment's addresses are unique."""
-        return self.realms[index] if self.realms and family is Family.IPV4 else NO_REALM
+        return self.realms[family][index] if self.realms else NO_REALM
 
     def wants(self, end: StationEnd, family: Family) -> bool:
         """Return whether that end gets an address of that family, given or automatic."""
@@ -156,22 +161,23 @@ class _Prefixes:
             self.collect_networks(index, segment)
         for family in Family:
             self.check_overlaps(family)
-        if self.realms:
-            self.check_realms()
+        for family in Family if self.realms else ():
+            self.check_realms(family)
 
-    def check_realms(self) -> None:
-        """Report prefixes that overlap although one node is on both: its route could lead to one of them only."""
-        on: dict[str, list[int]] = {}
+    def check_realms(self, family: Family) -> None:
+        """Report prefixes that overlap although one table of a node is on both: its route could lead to one only."""
+        on: dict[tuple[str, str], list[int]] = {}  # node and VRF
         for index, segment in enumerate(self.segments):
-            if (index, Family.IPV4) in self.result.prefixes:
-                for node in dict.fromkeys(end.draft.node for end in segment.ends):
-                    on.setdefault(node, []).append(index)
-        for node, indexes in on.items():
+            if (index, family) in self.result.prefixes:
+                tables = ((end.draft.node, self.in_vrf.get((end.link, end.side), "")) for end in segment.ends)
+                for table in dict.fromkeys(tables):
+                    on.setdefault(table, []).append(index)
+        for (node, _), indexes in on.items():
             for first, second in combinations(indexes, 2):
-                one, other = (self.result.prefixes[index, Family.IPV4] for index in (first, second))
-                if self.realms[first] != self.realms[second] and one.overlaps(other):
+                one, other = (self.result.prefixes[index, family] for index in (first, second))
+                if self.realm(first, family) != self.realm(second, family) and one.overlaps(other):
                     message = f"{other} of {self.segments[second]} overlaps {one} of {self.segments[first]}"
-                    self.mistakes.add(self.places[second, Family.IPV4], message, f"{node} is on both")
+                    self.mistakes.add(self.places[second, family], message, f"{node} is on both")
 
     def collect_networks(self, index: int, segment: Segment) -> None:
         """Collect the networks of secondary addresses that are not the segment's own."""

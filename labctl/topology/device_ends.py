@@ -8,7 +8,7 @@ segment. Automatic routes use no tunnels: a tunnel's own packets could otherwise
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface, ip_address
 
 from labctl.documents import suggest
@@ -17,9 +17,11 @@ from labctl.structs import Struct, field, replace
 from labctl.topology.addressing import Addressing, Label, automatic_mac
 from labctl.topology.devices import (
     JOINING,
+    WIREGUARD_PORT,
     Device,
     DeviceSpec,
     Ipvlan,
+    IpvlanMode,
     Macvlan,
     Peer,
     Tunnel,
@@ -40,7 +42,7 @@ from labctl.topology.draft import (
     Segment,
     StationEnd,
 )
-from labctl.topology.model import Address, Interface, NodeKind
+from labctl.topology.model import Address, Interface, NodeKind, Prefix
 
 At = tuple[str, str]  # node, interface
 _TUNNELS = (Tunnel, Wireguard, Vxlan)
@@ -59,6 +61,12 @@ class DeviceEnds(Struct):
     def silent(self) -> frozenset[tuple[int, int]]:
         """The ends of links, and devices, that have no addresses: members of bonds and bridges."""
         return frozenset(self.key(at) for at, device in self.members.items() if not isinstance(device.spec, Vrf))
+
+    @property
+    def in_vrf(self) -> dict[tuple[int, int], str]:
+        """The VRFs of their members, by the members' keys."""
+        found = self.members.items()
+        return {self.key(at): device.end.interface for at, device in found if isinstance(device.spec, Vrf)}
 
     def key(self, at: At) -> tuple[int, int]:
         """Return the key of an interface: index and side of an end, index and DEVICE of a device."""
@@ -157,6 +165,8 @@ def with_devices(parts: list[Segment], found: DeviceEnds) -> list[Segment]:
         identity: object = None
         if isinstance(spec, Macvlan | Ipvlan):
             segment = segment_of.get(found.key((at[0], device.on)))
+            if segment is not None and not _fits(device, segment):
+                segment, identity = None, ("prefix", *_prefixes(device.end))
         elif isinstance(spec, JOINING):
             below = [segment_of[found.key((at[0], each))] for each in device.members
                      if found.key((at[0], each)) in segment_of]  # fmt: skip
@@ -172,8 +182,7 @@ def with_devices(parts: list[Segment], found: DeviceEnds) -> list[Segment]:
         elif isinstance(spec, Vxlan):
             identity = ("vxlan", spec.id)
         else:
-            wanted = (device.end.ipv4, device.end.ipv6)
-            prefixes = [one.network for one in wanted if isinstance(one, IPv4Interface | IPv6Interface)]
+            prefixes = _prefixes(device.end)
             identity = ("prefix", prefixes[0]) if prefixes else at
         if segment is None:
             identity = identity or at
@@ -186,6 +195,24 @@ def with_devices(parts: list[Segment], found: DeviceEnds) -> list[Segment]:
         if key not in silent and not isinstance(spec, Vrf):
             segment.ends.append(StationEnd(index, DEVICE, _wanting(device, identity)))
     return [segment for segment in result if segment.ends or segment.switches or segment.links]
+
+
+def _prefixes(end: DraftEnd) -> list[Prefix]:
+    """Return the prefixes of its addresses in the file."""
+    return [one.network for one in (end.ipv4, end.ipv6) if isinstance(one, IPv4Interface | IPv6Interface)]
+
+
+def _fits(device: DraftDevice, segment: Segment) -> bool:
+    """Return whether a MACVLAN or IPVLAN device has addresses of its interface's segment, as far as the file has them.
+
+    IPVLAN devices that route usually have networks of their own.
+    """
+    own = _prefixes(device.end)
+    given = {prefix for family in Family for prefix, _ in segment.prefixes(family)}
+    given.update(prefix for end in segment.ends if end.side != DEVICE for prefix in _prefixes(end.draft))
+    versions = {prefix.version for prefix in given if not isinstance(prefix, Choice)}
+    routes = isinstance(device.spec, Ipvlan) and device.spec.mode is not IpvlanMode.L2
+    return all(prefix in given or (prefix.version not in versions and not routes) for prefix in own)
 
 
 def _merge(segment: Segment, other: Segment, result: list[Segment], segment_of: dict[tuple[int, int], Segment]) -> None:
@@ -217,7 +244,11 @@ def _wanting(device: DraftDevice, identity: object) -> DraftEnd:
 
 
 def interfaces_of_devices(
-    found: DeviceEnds, addressing: Addressing, networks: Mapping[tuple[int, int], str], mistakes: Mistakes
+    found: DeviceEnds,
+    addressing: Addressing,
+    parts: Sequence[Segment],
+    networks: Mapping[tuple[int, int], str],
+    mistakes: Mistakes,
 ) -> Iterator[tuple[str, tuple[int, int], Interface]]:
     """Yield node, key and interface of each device, in the order in which they are made."""
     mtus: dict[At, int] = {
@@ -230,7 +261,7 @@ def interfaces_of_devices(
         for link, pair in zip(found.draft.links, found.labels, strict=True)
         for end, label in zip(link.ends, pair, strict=True)
     }
-    underlay = _Underlay(found, addressing)
+    underlay = _Underlay(found, addressing, parts)
     for at, (index, device) in found.devices.items():
         spec = _resolved(device, underlay, mistakes)
         end = device.end
@@ -259,10 +290,17 @@ def _mtu(device: DraftDevice, spec: DeviceSpec, at: At, mtus: Mapping[At, int], 
 class _Underlay:
     """The addresses of nodes that tunnels' own packets use: those of links, and of devices that are no tunnels."""
 
-    def __init__(self, found: DeviceEnds, addressing: Addressing) -> None:
+    def __init__(self, found: DeviceEnds, addressing: Addressing, parts: Sequence[Segment]) -> None:
         self._found = found
         self._addressing = addressing
         self._nodes = {name_key(node.name): node.name for node in found.draft.nodes}
+        self._order = {node.name: number for number, node in enumerate(found.draft.nodes)}
+        self._routers = {node.name for node in found.draft.nodes if node.kind is NodeKind.ROUTER}
+        self._segments = [part.ends for part in parts if part.is_routed]
+        self._on: dict[str, list[int]] = {}  # of a node: its segments
+        for number, ends in enumerate(self._segments):
+            for name in dict.fromkeys(end.draft.node for end in ends):
+                self._on.setdefault(name, []).append(number)
         self._at: dict[str, list[At]] = {}
         for at in found.ends:
             self._at.setdefault(at[0], []).append(at)
@@ -280,18 +318,46 @@ class _Underlay:
         return [one for one in every if version in (0, one.version)]
 
     def pair(self, node: str, other: str, version: int) -> tuple[Address, Address] | None:
-        """Return an address of each node: on a network of both, if there is one."""
+        """Return an address of each node: those at the ends of the shortest path between them, if there is one."""
+        if self._order[node] > self._order[other]:  # the same addresses from both ends, of several paths
+            found = self.pair(other, node, version)
+            return found and (found[1], found[0])
         near, far = self.addresses(node, version), self.addresses(other, version)
         for wanted in (version,) if version else (4, 6):
             ours = [one for one in near if one.version == wanted]
             theirs = [one for one in far if one.version == wanted]
-            for one in ours:
-                for each in theirs:
-                    if one.network == each.network:
-                        return one.ip, each.ip
             if ours and theirs:
-                return ours[0].ip, theirs[0].ip
+                return self._on_path(node, other, wanted) or (ours[0].ip, theirs[0].ip)
         return None
+
+    def _on_path(self, node: str, other: str, version: int) -> tuple[Address, Address] | None:
+        """Return the first and the last address of the nodes on the shortest path through routers."""
+        first: dict[str, Address] = {}  # of the nodes that are reached: the address of `node` on the way
+        passed: set[int] = set()
+        reached = [node]
+        while reached:
+            following: list[str] = []
+            for at in reached:
+                for number in self._on.get(at, ()):
+                    ends = self._segments[number]
+                    own = self._address(ends, at, version) if number not in passed else None
+                    if own is None:
+                        continue
+                    passed.add(number)
+                    if (last := self._address(ends, other, version)) is not None:
+                        return first.get(at, own), last
+                    for end in ends:
+                        name = end.draft.node
+                        if name in self._routers and name != node and name not in first:
+                            first[name] = first.get(at, own)
+                            following.append(name)
+            reached = following
+        return None
+
+    def _address(self, ends: Iterable[StationEnd], node: str, version: int) -> Address | None:
+        """Return the first address of the node among these ends."""
+        of_node = (self._addressing.of((end.link, end.side)) for end in ends if end.draft.node == node)
+        return next((one.ip for each in of_node for one in each if one.version == version), None)
 
     def mtu(self, node: str, mtus: Mapping[At, int]) -> int:
         return min((mtus[at] for at in self._at.get(node, ()) if mtus.get(at)), default=1500)
@@ -371,7 +437,7 @@ def _is_address(text: str) -> bool:
 def _peer(node: str, peer: Peer, count: int, underlay: _Underlay, place: Place | None, mistakes: Mistakes) -> Peer:
     """Return the peer with its interface, public key, endpoint and prefixes."""
     if not peer.node:
-        return peer
+        return replace(peer, port=peer.port or WIREGUARD_PORT)
     other = underlay.node(peer.node)
     if not other or other == node:
         mistakes.add(place, f"the peer `{peer.node}` is no other node")
@@ -389,7 +455,7 @@ def _peer(node: str, peer: Peer, count: int, underlay: _Underlay, place: Place |
 
         public_key = public_key_of(device.spec.private_key)
     endpoint = peer.endpoint
-    if not endpoint and (pair := underlay.pair(node, other, 0)):
+    if not endpoint and not peer.waits and (pair := underlay.pair(node, other, 0)):
         endpoint = str(pair[1])
     allowed = peer.allowed
     if not allowed:
@@ -402,6 +468,7 @@ def _peer(node: str, peer: Peer, count: int, underlay: _Underlay, place: Place |
         ifname=ifname,
         public_key=public_key,
         endpoint=endpoint,
-        port=device.spec.port,
+        port=peer.port or device.spec.port,
         allowed=allowed,
+        waits=False,
     )

@@ -9,11 +9,12 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import ClassVar
 
-from labctl.structs import Struct
+from labctl.structs import Struct, replace
 
 VXLAN_PORT, WIREGUARD_PORT = 4789, 51820  # RFC 7348; the port of wg-quick(8)'s examples
 TUNNEL_TTL = 64  # a packet's own, which is 1 for OSPF, would not reach a remote end behind a router
 MIIMON_MS = 100
+HIDDEN = "(hidden)"  # in place of a secret
 FORWARD_DELAY_CS = 200  # of a bridge with STP, in 1/100 s: the least that IEEE 802.1D allows is 4 s, the kernel 2 s
 # The kernel gives every namespace a fallback device of each kind of tunnel that it has loaded
 # (net.core.fb_tunnels_only_for_init_net in Documentation/admin-guide/sysctl/net.rst).
@@ -135,13 +136,19 @@ class Spec(Struct, frozen=True, array_like=True, tag=True, forbid_unknown_fields
         """Describe it in a few words, without secrets: `vlan 10`."""
         return self.kind
 
+    def without_secrets(self) -> Spec:
+        """Return it with HIDDEN in place of private keys."""
+        return self
+
     def changes_in_place(self, new: Spec) -> bool:
         """Return whether the kernel changes it to `new` while it stays."""
         if type(new) is not type(self) or new.kind != self.kind:
             return False
-        return all(
-            name in self.IN_PLACE or getattr(self, name) == getattr(new, name) for name in self.__struct_fields__
-        )
+        return set(self.changed(new)) <= set(self.IN_PLACE)
+
+    def changed(self, new: Spec) -> list[str]:
+        """Return the names of the fields that are otherwise in `new`, of the same class."""
+        return [name for name in self.__struct_fields__ if getattr(self, name) != getattr(new, name)]
 
 
 class Vlan(Spec, frozen=True):
@@ -318,7 +325,10 @@ class Tunnel(Spec, frozen=True):
 
 
 class Peer(Struct, frozen=True, array_like=True, gc=False):
-    """A WireGuard peer. In a plan `public_key` is "" if the key of the device `node`:`ifname` is generated."""
+    """A WireGuard peer. In a plan `public_key` is "" if the key of the device `node`:`ifname` is generated.
+
+    In a draft `endpoint` "" and `port` 0 are those of that device.
+    """
 
     node: str = ""
     ifname: str = ""
@@ -328,6 +338,7 @@ class Peer(Struct, frozen=True, array_like=True, gc=False):
     allowed: tuple[str, ...] = ()  # prefixes
     keepalive_s: int = 0
     preshared_key: str = ""
+    waits: bool = False  # of a draft: it has no endpoint
 
     def __str__(self) -> str:
         return f"{self.node}:{self.ifname}" if self.node else self.public_key
@@ -346,6 +357,10 @@ class Wireguard(Spec, frozen=True):
     @property
     def overhead_bytes(self) -> int:
         return 80
+
+    def without_secrets(self) -> Wireguard:
+        peers = (replace(peer, preshared_key=HIDDEN) if peer.preshared_key else peer for peer in self.peers)
+        return replace(self, private_key=HIDDEN if self.private_key else "", peers=tuple(peers))
 
     def text(self) -> str:
         return f"wireguard on port {self.port}" + (f" with {', '.join(map(str, self.peers))}" if self.peers else "")

@@ -213,7 +213,7 @@ def _peer(reader: FileReader, model: PeerFile) -> Peer | None:
             allowed.append(str(ip_network(prefix, strict=False)))
         except ValueError:
             reader.mistakes.add(place.at("allowed_ips"), f"`{prefix}` is not a prefix", "write for example 10.0.1.0/24")
-    endpoint, port = model.endpoint or "", WIREGUARD_PORT
+    endpoint, port = model.endpoint if isinstance(model.endpoint, str) else "", 0
     if endpoint:
         from labctl.topology.endpoints import parse_endpoint
 
@@ -223,7 +223,7 @@ def _peer(reader: FileReader, model: PeerFile) -> Peer | None:
             except ValueError as error:
                 reader.mistakes.add(place.at("endpoint"), str(error))
                 return None
-            endpoint, port = pattern.host or "", pattern.port or WIREGUARD_PORT
+            endpoint, port = pattern.host or "", pattern.port or 0
         if not _is_address(reader, endpoint, place.at("endpoint")):
             return None
     return Peer(
@@ -235,6 +235,7 @@ def _peer(reader: FileReader, model: PeerFile) -> Peer | None:
         tuple(allowed),
         round(model.keepalive or 0),
         _key(reader, model.preshared_key, place.at("preshared_key")),
+        waits=model.endpoint is False,
     )
 
 
@@ -265,7 +266,7 @@ def _tunnel(reader: FileReader, model: TunnelFile) -> None:
         ttl = TUNNEL_TTL if model.ttl is None else model.ttl
         spec: DeviceSpec
         if kind is LinkOverKind.WIREGUARD:
-            spec = Wireguard(model.port or WIREGUARD_PORT, peers=(Peer(other.node, peer_ifname),))
+            spec = Wireguard(model.port or WIREGUARD_PORT, peers=(Peer(other.node, peer_ifname, port=0),))
         elif kind is LinkOverKind.VXLAN:
             vni = number + 1 if model.id is None else model.id
             spec = Vxlan(vni, model.port or VXLAN_PORT, remotes=(other.node,))

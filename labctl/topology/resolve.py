@@ -84,19 +84,22 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
     off = {("net.ipv6.conf.all.disable_ipv6", "1"), ("net.ipv6.conf.default.disable_ipv6", "1")}
     without_ipv6 = frozenset(node.name for node in draft.nodes if off.intersection(node.spec.sysctls))
     outsides: dict[str, int] = {}
-    realm_of: list[int] = []
-    if any(node.spec.translation is not None or node.spec.firewall is not None for node in draft.nodes):
+    realm_of: dict[Family, list[int]] = {}
+    vrfs = device_ends.in_vrf if device_ends is not None else {}
+    if vrfs or any(node.spec.translation is not None or node.spec.firewall is not None for node in draft.nodes):
         from labctl.topology.translation import outside_segments, realms
 
         outsides = outside_segments(draft, parts, labels, mistakes)
-        realm_of = realms(draft, parts, outsides)
+        realm_of = realms(draft, parts, outsides, vrfs)
     has_routing = any(node.routing is not None for node in draft.nodes)
     loopbacks = NO_LOOPBACKS
     if has_routing:
         from labctl.topology.loopbacks import loopbacks_of
 
         loopbacks = loopbacks_of(draft, mistakes)
-    addressing = assign_addresses(draft, parts, without_ipv6, mistakes, loopbacks=loopbacks.places, realms=realm_of)
+    addressing = assign_addresses(
+        draft, parts, without_ipv6, mistakes, loopbacks=loopbacks.places, realms=realm_of, in_vrf=vrfs
+    )
     check_mtus(draft, parts, {index for index, family in addressing.prefixes if family is Family.IPV6}, mistakes)
 
     segment_of = {(end.link, end.side): index for index, segment in enumerate(parts) for end in segment.ends}
@@ -131,7 +134,7 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
         links.append(Link(Endpoint(link.a.node, pair[0].ifname), Endpoint(link.b.node, pair[1].ifname)))
     in_vrf: dict[tuple[str, str], str] = {}
     if device_ends is not None:
-        for at, key, interface in interfaces_of_devices(device_ends, addressing, network_of, mistakes):
+        for at, key, interface in interfaces_of_devices(device_ends, addressing, parts, network_of, mistakes):
             interfaces[at].append(interface)
             if key in segment_of and parts[segment_of[key]].is_routed:
                 ports[at].append(Port(interface.name, segment_of[key], interface.addresses))
@@ -144,6 +147,7 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
     tunnels = {index for index, part in enumerate(parts) if not part.is_routed}
     prefixes = {key: prefix for key, prefix in prefixes.items() if key[0] not in tunnels} if tunnels else prefixes
     loopback_ports = loopbacks.ports(len(parts) + len(addressing.networks))
+    leading = {node.name for node in draft.nodes if node.routing is not None and isinstance(node.routing.routes, list)}
     stations = [
         Station(
             node.name,
@@ -152,12 +156,13 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
             node.spec.nat,
             loopback_ports.get(node.name, ()),
             *_hides(node.spec, outsides.get(node.name), parts, labels),
+            node.name in leading,
         )
         for node in draft.nodes
         if node.kind is not NodeKind.SWITCH
     ]
     for (node, vrf), own in _by_vrf(ports, in_vrf).items():
-        stations.append(Station(f"{node} {vrf}", True, own))
+        stations.append(Station(f"{node} {vrf}", True, own, leads_on=node in leading))
     automatic = sum(node.spec.automatic_routes for node in draft.nodes if node.kind is NodeKind.ROUTER)
     found = Routes(((),) * len(stations), 0)
     if automatic * len(prefixes) > ROUTES_LIMIT:

@@ -59,6 +59,7 @@ class Station(Struct, frozen=True, gc=False):
     loopbacks: tuple[tuple[int, int], ...] = ()  # number of the prefix, IP version
     outside: str = ""  # the interface that it translates towards: no route leads from there to its other networks
     translates: tuple[int, ...] = (4,)  # IP versions, with `outside`
+    leads_on: bool = False  # by routes of the file, besides its networks
 
     @property
     def has_one_interface(self) -> bool:
@@ -190,7 +191,7 @@ class _Graph:
                 continue
             ((gateway, router),) = self.gateways_on[segment]
             leads_on = any(self.segments[each] != segment for each in self.gateways[router])
-            has_more = self.stations[router].loopbacks or segment in self.entered
+            has_more = self.stations[router].loopbacks or self.stations[router].leads_on or segment in self.entered
             if router in self.outlets or leads_on or has_more:
                 for index, port in hosts:
                     yield index, Route(DEFAULT[self.family], self.addresses[gateway], port.ifname)

@@ -361,7 +361,10 @@ class PeerFile(Shape):
     node = optional(_NAME, "The node, or NODE:INTERFACE.")
     public_key = optional(STRICT_TEXT, "Public key of a peer that is no node.")
     preshared_key = optional(STRICT_TEXT, "Preshared key.")
-    endpoint = optional(STRICT_TEXT, "Address of the peer, 10.0.1.5 or 10.0.1.5:51820; false for none.")
+    endpoint = optional(
+        OrFalse("an address such as 10.0.1.5 or 10.0.1.5:51820"),
+        "Address of the peer, 10.0.1.5 or 10.0.1.5:51820; false to wait for the peer's packets.",
+    )
     allowed_ips = optional(
         ListOf(STRICT_TEXT, or_one=True), "Prefixes; default: its addresses, all with only one peer."
     )

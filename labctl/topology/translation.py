@@ -1,7 +1,7 @@
 """Address translation in topology files: `nat` and `forward`, and which network is outside of a router.
 
 Networks behind a translating router form a realm of their own: no packet from outside has an address of theirs as its
-destination, so other realms may have the same prefixes.
+destination, so other realms may have the same prefixes. So do the networks of each VRF of a router.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from labctl.documents.diagnostics import suggestion
 from labctl.documents.schema import PlacedText
 from labctl.names import OUTSIDE_INTERFACE, name_key
 from labctl.structs import replace
-from labctl.topology.draft import Draft, DraftNode, Mistakes, Place, Segment
+from labctl.topology.draft import Draft, DraftNode, Family, Mistakes, Place, Segment
 from labctl.topology.filter_schema import NatFile, PortForwardFile
 from labctl.topology.model import Node, NodeKind
 from labctl.topology.packet_rules import (
@@ -288,29 +288,48 @@ def with_outside(node: Node, segment: int, parts: Sequence[Segment], labels: Seq
     return replace(node, firewall=replace(node.firewall, outside=ifname)) if node.firewall is not None else node
 
 
-def realms(draft: Draft, parts: Sequence[Segment], outsides: Mapping[str, int]) -> list[int]:
-    """Return a number for each segment; IPv4 packets are forwarded untranslated between those with the same number.
+def realms(
+    draft: Draft,
+    parts: Sequence[Segment],
+    outsides: Mapping[str, int],
+    in_vrf: Mapping[tuple[int, int], str],
+) -> dict[Family, list[int]]:
+    """Return a number for each segment; packets are forwarded untranslated between those with the same number.
 
-    `outsides` is the result of `outside_segments`.
+    `outsides` is the result of `outside_segments`; `in_vrf` has the VRFs of ends (link, side).
     """
-    realm = list(range(len(parts)))
-
-    def find(index: int) -> int:
-        while realm[index] != index:
-            realm[index] = realm[realm[index]]
-            index = realm[index]
-        return index
-
-    by_router: dict[str, list[int]] = {node.name: [] for node in draft.nodes if node.kind is NodeKind.ROUTER}
+    routers = {node.name for node in draft.nodes if node.kind is NodeKind.ROUTER}
+    joined: dict[tuple[str, str], list[int]] = {}  # by router and VRF
+    for index, part in enumerate(parts):
+        for end in part.ends:
+            node = end.draft.node
+            if node in routers:
+                joined.setdefault((node, in_vrf.get((end.link, end.side), "")), []).append(index)
     translating = {
         node.name for node in draft.nodes if node.spec.translation is not None and node.spec.translation.preset
     }
-    for index, part in enumerate(parts):
-        for end in part.ends:
-            if end.draft.node in by_router:
-                by_router[end.draft.node].append(index)
-    for name, segments in by_router.items():
-        inside = [one for one in segments if name not in translating or one != outsides.get(name)]
-        for one in inside[1:]:
-            realm[find(one)] = find(inside[0])
-    return [find(index) for index in range(len(parts))]
+    without_outside = {
+        (node, vrf): [one for one in segments if node not in translating or one != outsides.get(node)]
+        for (node, vrf), segments in joined.items()
+    }
+    # IPv6 is forwarded through a translating router, and has prefixes of its own behind it.
+    return {
+        Family.IPV4: _joined(len(parts), without_outside.values()),
+        Family.IPV6: _joined(len(parts), joined.values()),
+    }
+
+
+def _joined(count: int, groups: Iterable[Sequence[int]]) -> list[int]:
+    """Return a number for each of `count` segments: the same for those of a group, and of groups that share one."""
+    parent = list(range(count))
+
+    def find(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    for group in groups:
+        for one in group[1:]:
+            parent[find(one)] = find(group[0])
+    return [find(index) for index in range(count)]

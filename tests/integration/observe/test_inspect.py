@@ -12,7 +12,7 @@ import pytest
 import labctl
 from labctl import topology
 from labctl.lab.description import ProcessInfo, ProcessState
-from labctl.observe.inspect import as_data, inspect
+from labctl.observe.inspect import as_data, device_settings, inspect
 from labctl.plan.build import build
 from labctl.plan.operations import Plan
 from labctl.topology.addressing import automatic_mac
@@ -118,6 +118,46 @@ def test_a_port_removed_from_its_bridge_is_reported() -> None:
         with lab.nodes.entered("s1"):
             subprocess.run(["ip", "link", "set", "h1", "nomaster"], check=True)
         assert found(lab, made) == ["s1:h1: bridge is none, not br0"]
+
+
+OVERLAY = (
+    "hosts:",
+    "  a: {interfaces: {mv0: {macvlan: bridge, on: eth0}}}",
+    "  b: {interfaces: {br1: {bridge: true, members: [eth1]}}}",
+    "links: [[a, b], [a, b]]",
+    "tunnels: [{ends: [a, b], kind: vxlan, id: 42, ipv6: false}]",
+)
+
+
+@inside
+def test_devices_are_shown_and_their_changes_are_reported() -> None:
+    made = build(resolved(*OVERLAY))
+    with NetworkLab(*made.operations) as lab:
+        seen = inspect(lab, "x", made)
+        assert seen.differs == ()
+        settings = {row[0]: row[1:] for node in ("a", "b") for row in device_settings(seen.found[node], {})}
+        vxlan = ("vxlan", "id 42, local 10.0.0.2, remotes 10.0.0.1")
+        assert settings == {
+            "mv0": ("macvlan", "mode bridge, on eth0"),
+            "vxlan0": vxlan,
+            "br1": ("bridge", "members eth1"),
+        }
+        schema = json.loads((Path(labctl.__file__).parent / "schemas" / "inspect.schema.json").read_text("utf-8"))
+        jsonschema.validate(as_data(seen), schema)
+        commands = (
+            "bridge fdb append 00:00:00:00:00:00 dev vxlan0 dst 10.0.7.7",
+            "bridge fdb del 00:00:00:00:00:00 dev vxlan0 dst 10.0.0.2",
+            "ip link delete mv0",
+            f"ip link add link eth1 name mv0 address {automatic_mac('a', 'mv0')} type macvlan mode bridge",
+        )
+        with lab.nodes.entered("a"):
+            for command in commands:
+                subprocess.run(command.split(), check=True)
+        assert set(found(lab, made)) >= {
+            "a:mv0: on is eth1, not eth0",
+            "a:vxlan0: remote 10.0.0.2 is missing",
+            "a:vxlan0: remote 10.0.7.7 was added",
+        }
 
 
 @inside

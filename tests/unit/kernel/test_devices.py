@@ -27,9 +27,10 @@ def test_what_a_message_sets_is_what_a_report_with_its_attributes_has(kind: str)
     encoded = devices.new_device(kind, OPTIONS[kind], "dev0", 30, on=5)
 
     values = attribute_values(memoryview(encoded)[16:], IFINFO.size)
-    found_kind, found = devices.reported(values)
+    found_kind, found, on = devices.reported(values)
 
     assert (found_kind, dict(found)) == (kind, dict(OPTIONS[kind]))
+    assert on == 5
 
 
 @pytest.mark.parametrize(

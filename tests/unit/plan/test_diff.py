@@ -354,3 +354,42 @@ def test_access_to_the_machine_changes_at_once() -> None:
     exposed = Node("a", NodeKind.HOST, limits=Limits(pids=5), exposures=(Exposure(Transport.TCP, None, 8080, 80),))
     found = difference(plain, replace(plain, nodes=(exposed,)))
     assert [str(change) for change in found.changes] == ["~ expose of a, at once", "~ limits of a, at once"]
+
+
+KEYS = ("QAJ/BvwpDW8q0BTGqi7ZUDWcXyDKMCZfVLGDUUgW/EM=", "aAJ/BvwpDW8q0BTGqi7ZUDWcXyDKMCZfVLGDUUgW/EM=")
+
+
+def tunnelled(more: str, prefix: str, key: str) -> Plan:
+    wireguard = f"{{private_key: {key}, peers: [{{public_key: {KEYS[1]}}}]}}"
+    lines = (
+        f"hosts: {{h: {{interfaces: {{mv0: {{macvlan: bridge, on: eth0{more}}}}}}}}}",
+        f"routers: {{r: , q: {{interfaces: {{wg0: {{wireguard: {wireguard}}}}}}}}}",
+        "links: [{ends: [h, r], ipv4: 10.0.0.0/24}, [r, q]]",
+        f"tunnels: [{{ends: [r, q], kind: vxlan, ipv4: {prefix}, ipv6: false}}]",
+    )
+    return build(resolved(*lines))
+
+
+def test_addresses_impairments_and_keys_of_devices_are_listed() -> None:
+    before = tunnelled("", "10.99.0.0/24", KEYS[0])
+    after = tunnelled(", ipv4: 10.0.0.9, delay: 5ms", "10.98.0.0/24", KEYS[1])
+    assert sorted(str(one) for one in difference(before, after).changes) == [
+        "+ address 10.0.0.9/24 on h:mv0",
+        "+ address 10.98.0.1/24 on r:vxlan0",
+        "+ address 10.98.0.2/24 on q:vxlan0",
+        "+ address fd00::9/64 on h:mv0",
+        "+ delay 5ms on packets from h:mv0",
+        "- address 10.0.0.3/24 on h:mv0",
+        "- address 10.99.0.1/24 on r:vxlan0",
+        "- address 10.99.0.2/24 on q:vxlan0",
+        "- address fd00::3/64 on h:mv0",
+        f"~ q:wg0, wireguard on port 51820 with {KEYS[1]}, mtu 1420: private_key changed",
+    ]
+
+
+def test_a_new_device_is_listed_with_its_addresses_and_impairment() -> None:
+    ends = "b: }", "links: [[a, b]]"
+    with_device = f"hosts: {{a: {{interfaces: {{mv0: {{macvlan: vepa, on: eth0, loss: 1%}}}}}}, {ends[0]}"
+    before, after = (build(resolved(one, ends[1])) for one in (f"hosts: {{a: , {ends[0]}", with_device))
+    changes = [str(one) for one in difference(before, after).changes]
+    assert changes[0] == "+ a:mv0, macvlan vepa on eth0, mtu 1500, 10.0.0.3/24, fd00::3/64: loss 1%"

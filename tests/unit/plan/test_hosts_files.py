@@ -111,3 +111,21 @@ def test_files_are_equal_if_all_lines_are() -> None:
     assert files_of(resolved(*one)) == files_of(resolved(*other))
     assert files_of(resolved(*one)) != files_of(resolved("hosts: {a: , b: , c: }", "links: [[a, b]]"))
     assert files_of(resolved(*one)) != files_of(resolved("hosts: {b: , a: }", "links: [[a, b]]"))
+
+
+VRFS = (
+    "routing: none",
+    "hosts: {red: , blue: }",
+    "routers: {pe: {interfaces: {r: {vrf: 100, members: [eth0]}, b: {vrf: 200, members: [eth1]}}}}",
+    "links:",
+    "  - {ends: [{node: pe, ipv4: 10.0.0.1/24}, {node: red, ipv4: 10.0.0.2/24}], ipv6: false}",
+    "  - {ends: [{node: pe, ipv4: 10.0.0.1/24}, {node: blue, ipv4: 10.0.0.2/24}], ipv6: false}",
+)
+
+
+def test_the_prefix_of_a_vrf_may_repeat_in_another() -> None:
+    made = files_of(resolved(*VRFS))
+    assert made.addresses("red", on="red") == ["10.0.0.2"]
+    assert made.addresses("blue", on="red") == []
+    assert made.addresses("pe", on="blue") == ["10.0.0.1"]
+    assert made.addresses("red", on="pe") == made.addresses("blue", on="pe") == ["10.0.0.2"]

@@ -41,3 +41,12 @@ def test_the_shell_form_is_a_posix_script_that_quotes_what_it_must() -> None:
     assert subprocess.run(["sh", "-n"], input=script, text=True, check=False).returncode == 0
     assert "ip netns add 'büro'" in script
     assert "sysctl -qw 'net.ipv4.tcp_rmem=1 2 3'" in script
+
+
+def test_secrets_of_wireguard_are_in_the_script_only() -> None:
+    key = "QAJ/BvwpDW8q0BTGqi7ZUDWcXyDKMCZfVLGDUUgW/EM="
+    peer = f"{{public_key: {key}, preshared_key: {key.replace('Q', 'R', 1)}}}"
+    wireguard = f"{{wireguard: {{private_key: {key.replace('Q', 'a', 1)}, peers: [{peer}]}}}}"
+    made = build(resolved(f"hosts: {{a: {{interfaces: {{wg0: {wireguard}}}}}, b: }}", "links: [[a, b]]"))
+    for text, secrets in ((render_text(made), 0), (render_json(made), 0), (render_shell(made), 2)):
+        assert (key.replace("Q", "a", 1) in text) + (key.replace("Q", "R", 1) in text) == secrets

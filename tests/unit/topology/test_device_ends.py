@@ -107,3 +107,92 @@ def test_a_draft_without_devices_keeps_its_segments() -> None:
     parts = segments(draft)
 
     assert with_devices(parts, find_device_ends(draft, label_ends(draft, Mistakes()), Mistakes())) is parts
+
+
+VRFS = """
+addresses: ipv4
+routing: none
+hosts: {red: , blue: }
+routers: {pe: {interfaces: {r: {vrf: 100, members: [eth0]}, b: {vrf: 200, members: [%s]}}}}
+links:
+  - {ends: [{node: pe, ipv4: 10.0.0.1/24}, {node: red, ipv4: 10.0.0.2/24}]}
+  - {ends: [{node: pe, ipv4: 10.0.0.1/24}, {node: blue, ipv4: 10.0.0.2/24}]}
+"""
+
+
+def test_prefixes_may_repeat_in_vrfs_but_not_in_one_table(tmp_path: Path) -> None:
+    found = load(tmp_path, VRFS % "eth1")
+    assert [str(one.addresses[0]) for one in found.node("pe").interfaces[:2]] == ["10.0.0.1/24"] * 2
+
+    with pytest.raises(DocumentError, match=r"overlaps 10\.0\.0\.0/24"):
+        load(tmp_path, VRFS.replace("members: [eth0]", "members: [eth0, eth1]") % "")
+
+
+def test_a_tunnel_uses_the_addresses_on_the_path_between_its_ends(tmp_path: Path) -> None:
+    found = load(
+        tmp_path,
+        """
+addresses: ipv4
+hosts: {h1: , h2: }
+routers: {r1: , isp: , r2: }
+links: [[h1, r1], [r1, isp], [isp, r2], [r2, h2]]
+tunnels: [{ends: [r1, r2], kind: gre}, {ends: [r2, r1], kind: wireguard}]
+""",
+    )
+    near, far = (
+        str(found.node(name).interface(ifname).addresses[0].ip) for name, ifname in (("r1", "eth1"), ("r2", "eth0"))
+    )
+    gre, wireguard = (found.node("r2").interface(name).device for name in ("tun0", "wg0"))
+    assert gre is not None
+    assert isinstance(gre.spec, Tunnel)
+    assert (gre.spec.local, gre.spec.remote) == (far, near)
+    assert wireguard is not None
+    assert isinstance(wireguard.spec, Wireguard)
+    assert wireguard.spec.peers[0].endpoint == near
+
+
+def test_a_peer_may_wait_for_packets_and_an_endpoint_may_have_a_port(tmp_path: Path) -> None:
+    found = load(
+        tmp_path,
+        """
+hosts:
+  a: {interfaces: {wg0: {wireguard: {port: 1000, peers: [{node: b, endpoint: false}]}}}}
+  b: {interfaces: {wg0: {wireguard: {peers: [{node: a, endpoint: "203.0.113.7:4000"}]}}}}
+  c: {interfaces: {wg0: {wireguard: {peers: [{node: a, endpoint: 203.0.113.7}]}}}}
+networks: {lan: {members: [a, b, c]}}
+""",
+    )
+    peers = []
+    for name in "abc":
+        device = found.node(name).interface("wg0").device
+        assert device is not None
+        assert isinstance(device.spec, Wireguard)
+        peers += [(peer.endpoint, peer.port) for peer in device.spec.peers]
+    assert peers == [("", 51820), ("203.0.113.7", 4000), ("203.0.113.7", 1000)]
+
+
+def test_an_ipvlan_device_may_have_a_network_of_its_own(tmp_path: Path) -> None:
+    found = load(
+        tmp_path,
+        """
+hosts:
+  a: {interfaces: {iv0: {ipvlan: l3, on: eth0, ipv4: 10.200.0.1/24}, mv0: {macvlan: bridge, on: eth0}}}
+  b: {interfaces: {mv0: {macvlan: bridge, on: eth0, ipv4: 10.1.0.9/24}}}
+networks: {lan: {ipv4: 10.1.0.0/24, members: [a, b]}}
+""",
+    )
+    addresses = [
+        str(found.node(node).interface(name).addresses[0]) for node, name in (("a", "iv0"), ("a", "mv0"), ("b", "mv0"))
+    ]
+    assert addresses == ["10.200.0.1/24", "10.1.0.3/24", "10.1.0.9/24"]
+
+
+def test_hosts_of_a_vrf_have_a_default_route_if_the_file_writes_routes_there(tmp_path: Path) -> None:
+    text = (
+        (VRFS % "eth1")
+        .replace("routing: none\n", "")
+        .replace("10.0.0.1/24}, {node: blue, ipv4: 10.0.0.2", "10.0.1.1/24}, {node: blue, ipv4: 10.0.1.2")
+    )
+    assert load(tmp_path, text).node("red").routes == ()
+    text = text.replace("{pe: {", "{pe: {routes: [{to: 10.0.1.0/24, dev: b, table: 100}], ")
+    assert [str(one.gateway) for one in load(tmp_path, text).node("red").routes] == ["10.0.0.1"]

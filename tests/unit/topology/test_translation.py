@@ -8,7 +8,7 @@ import pytest
 
 from labctl.documents import parse
 from labctl.topology.addressing import label_ends
-from labctl.topology.draft import Draft, Mistakes, segments
+from labctl.topology.draft import Draft, Family, Mistakes, segments
 from labctl.topology.filter_schema import NatFile
 from labctl.topology.packet_rules import FlowProtocol, NatPreset, PortForward, Translation
 from labctl.topology.parse import draft_of
@@ -130,6 +130,6 @@ def test_networks_behind_translating_routers_are_realms_of_their_own() -> None:
     )
     parts, found = segments(homes), Mistakes()
     outsides = outside_segments(homes, parts, label_ends(homes, found), found)
-    a, b, *public = realms(homes, parts, outsides)
+    a, b, *public = realms(homes, parts, outsides, {})[Family.IPV4]
     assert len({a, b, *public}) == 3
     assert len(set(public)) == 1
