@@ -97,7 +97,13 @@ def _node(sketch: Sketch, name: str, node: dict[str, Any]) -> None:
 
 def _link(sketch: Sketch, link: dict[str, Any]) -> None:
     ports = []
-    for end in map(mapping, items(link.get("ends"))):
+    ends = [mapping(end) for end in items(link.get("ends"))]
+    names = [text(end.get("node")) for end in ends]
+    if outside := next((name for name in names if name not in sketch.devices), ""):
+        reason = f"{outside} is the machine itself; see `nat` of routers and `expose` of hosts"
+        sketch.report.left_out(f"the link {' - '.join(names)}", reason)
+        return
+    for end in ends:
         device = sketch.devices[text(end.get("node"))]
         port = Port(device.name, valid_interface(text(end.get("name"))), mac=text(end.get("mac")).lower())
         if device.role is Role.SWITCH:

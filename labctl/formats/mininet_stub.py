@@ -8,8 +8,10 @@ protects from accidents (`os.system("mn -c")`), not from a program that means ha
 
 from __future__ import annotations
 
+import builtins
 import importlib.abc
 import importlib.machinery
+import io
 import json
 import os
 import re
@@ -23,11 +25,13 @@ from contextlib import suppress
 from typing import Any
 
 CPU_LIMIT_S, MEMORY_LIMIT_BYTES = 20, 2 << 30
+SLEEPS_LIMIT = 1000
 NODES_LIMIT = 10_000
 _REFUSED = (
     *("os.system", "os.exec", "os.posix_spawn", "os.fork", "os.kill", "subprocess.", "socket.", "pty.", "shutil."),
     *("os.remove", "os.rename", "os.mkdir", "os.rmdir", "os.chmod", "os.chown", "os.link", "os.symlink", "ctypes."),
 )
+_open = open
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -78,6 +82,7 @@ class Node:
 
     def __init__(self, name: str = "", inNamespace: bool = True, **params: Any) -> None:
         self.name, self.params = name, params
+        self.inNamespace = inNamespace
         self.commands: list[str] = []
         self.interfaces: list[Interface] = []
         self.waiting = False
@@ -213,10 +218,13 @@ class NAT(Node):
 class Link:
     """A link between interfaces, with the parameters of TCLink."""
 
+    made: list[Link] = []  # noqa: RUF012  # all links, for programs without a Mininet object
+
     def __init__(self, node1: Node, node2: Node, port1: Any = None, port2: Any = None, **params: Any) -> None:
         self.intf1 = node1.add_interface(params.pop("intfName1", None), port1)
         self.intf2 = node2.add_interface(params.pop("intfName2", None), port2)
         self.params = params
+        Link.made.append(self)
         for each, key in ((self.intf1, "params1"), (self.intf2, "params2")):
             each.link = self
             own = params.pop(key, None) or {}
@@ -355,6 +363,9 @@ class Mininet:
     """mininet.net.Mininet: nodes and links are recorded; what uses the network ends the program."""
 
     last: Mininet | None = None
+    sleeps = 0
+    written: list[str] = []  # noqa: RUF012  # files that the program would have written
+    outside: list[str] = []  # noqa: RUF012  # interfaces of the machine that it would have moved
 
     def __init__(
         self, topo: Topo | None = None, host: Any = Host, switch: Any = Switch, link: Any = None, **params: Any
@@ -498,6 +509,36 @@ class Anything:
         return ""
 
 
+class MachineInterface(Interface):
+    """An interface of the machine that the program moves to a node."""
+
+    def __init__(self, name: str = "", node: Any = None, port: int | None = None, **params: Any) -> None:
+        super().__init__(node if isinstance(node, Node) else Node(), str(name), port or 0)
+        Mininet.outside.append(f"{name} at {node}" if node is not None else str(name))
+
+
+class Output(str):
+    """The output of a program that was not run: whatever a program looks for in it is there."""
+
+    def __contains__(self, text: object) -> bool:
+        return True
+
+
+def _sleep(seconds: float) -> None:
+    """Return at once; a program that sleeps again and again waits for its network."""
+    Mininet.sleeps += 1
+    if Mininet.sleeps > SLEEPS_LIMIT:
+        raise Finished
+
+
+def _opened(file: Any, mode: str = "r", *arguments: Any, **named: Any) -> Any:
+    """Open a file to read; what the program writes to others is dropped."""
+    if isinstance(mode, str) and set(mode) & set("wax+"):
+        Mininet.written.append(str(file))
+        return io.BytesIO() if "b" in mode else io.StringIO()
+    return _open(file, mode, *arguments, **named)
+
+
 def _anything(name: str) -> Any:
     return Anything()
 
@@ -532,22 +573,22 @@ CLASSES: dict[str, Any] = {
     **dict.fromkeys(("OVSBridge", "LinuxBridge"), Switch),
     **dict.fromkeys(("Controller", "RemoteController", "OVSController", "NOX", "Ryu", "DefaultController"), Controller),
     "NAT": NAT,
-    **dict.fromkeys(("Mininet", "MininetWithControlNet", "Containernet"), Mininet),
+    **dict.fromkeys(("Mininet", "MininetWithControlNet", "MininetCluster", "Containernet"), Mininet),
     **dict.fromkeys(("Link", "TCLink", "OVSLink", "TCULink"), Link),
     **dict.fromkeys(("SingleSwitchTopo", "MinimalTopo", "SingleSwitchReversedTopo"), SingleSwitchTopo),
     "LinearTopo": LinearTopo,
     **dict.fromkeys(("TreeTopo",), TreeTopo),
     "TorusTopo": TorusTopo,
     "TreeNet": lambda depth=1, fanout=2, **params: Mininet(TreeTopo(depth, fanout), **params),
-    "CLI": CLI,
-    "Intf": Interface,
-    "TCIntf": Interface,
+    **dict.fromkeys(("CLI", "ClusterCLI", "DemoCLI"), CLI),
+    "Intf": MachineInterface,
+    "TCIntf": MachineInterface,
     "irange": lambda start, end: list(range(start, end + 1)),
     "naturalSeq": _natural,
     "custom": lambda cls, **params: cls,
     "customClass": lambda classes, text: next(iter(classes.values())),
     "dumpNodeConnections": lambda *args, **params: None,
-    "quietRun": lambda *args, **params: "",
+    "quietRun": lambda *args, **params: Output("labctl"),
     "ipAdd": lambda i, prefixLen=8, ipBaseNum=0x0A000000: f"10.0.{i >> 8 & 255}.{i & 255}",
 }  # fmt: skip
 
@@ -569,7 +610,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: Any = None
     ) -> importlib.machinery.ModuleSpec | None:
-        if name.split(".")[0] in ("mininet", "mn_wifi", "containernet"):
+        if name.split(".")[0] in ("mininet", "mn_wifi", "containernet", "tkinter", "Tkinter"):
             return importlib.machinery.ModuleSpec(name, self, is_package=True)
         return None
 
@@ -613,6 +654,7 @@ def network_of(path: str, choice: str) -> dict[str, Any]:
             notes.append(f"the first of its topologies, {first}; --topo selects another of {', '.join(topos)}")
         return _described(_built(topos[first], []), notes)
     if Mininet.last is None:
+        Link.made.clear()
         try:
             runpy.run_path(path, run_name="__main__")
         except (Finished, SystemExit):
@@ -623,12 +665,28 @@ def network_of(path: str, choice: str) -> dict[str, Any]:
             notes.append(f"the program was read up to an error: {type(error).__name__}: {error}")
     if Mininet.last is not None and (Mininet.last.nodes or Mininet.last.topo):
         return _described(Mininet.last, notes)
+    if Mininet.last is None and Link.made:
+        return _described(_of_links(), notes)
     if own:
         first = next(reversed(own))
         if len(own) > 1:
             notes.append(f"the last of its classes, {first}; --topo selects another of {', '.join(own)}")
         return _described(_built(own[first], []), notes)
     raise LookupError("it makes no network: it has no `topos`, no Mininet object and no class of a Topo")
+
+
+def _of_links() -> Mininet:
+    """Return a network of all nodes with links, for a program that makes these itself."""
+    net = Mininet()
+    net.configured = True
+    for link in Link.made:
+        net.links.append(link)
+        for node in (link.intf1.node, link.intf2.node):
+            if not node.inNamespace and re.search(r"ovs|ofdatapath|ofprotocol|brctl|bridge", "\n".join(node.commands)):
+                node.kind = "switch"
+            if node.inNamespace or node.kind == "switch":
+                net.nodes[node.name] = node
+    return net
 
 
 def _built(make: Callable[..., Any], words: list[str]) -> Mininet:
@@ -663,6 +721,10 @@ def _described(net: Mininet, notes: list[str]) -> dict[str, Any]:
         }
         for link in net.links
     ]
+    if Mininet.written:
+        notes.append(f"the program would write {', '.join(dict.fromkeys(Mininet.written[:4]))}; labctl writes no files")
+    if Mininet.outside:
+        notes.append(f"interfaces of the machine stay outside of the lab: {', '.join(Mininet.outside[:4])}")
     return {"nodes": nodes, "links": links, "controllers": len(net.controllers), "notes": notes}
 
 
@@ -681,7 +743,8 @@ def main(path: str, choice: str) -> None:
     sys.path[0] = os.path.dirname(os.path.abspath(path))
     sys.argv = [path]
     os.geteuid = os.getuid = lambda: 0
-    vars(time)["sleep"] = lambda seconds: None
+    vars(time)["sleep"] = _sleep
+    vars(builtins)["open"] = _opened
     sys.addaudithook(_audit)
     try:
         result = network_of(path, choice)

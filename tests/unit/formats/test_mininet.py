@@ -78,11 +78,46 @@ def test_commands_that_configure_are_kept_and_others_reported(tmp_path: Path) ->
     assert "h1: `iperf -s &`: the program uses the network" in str(found.missing[0])
 
 
+def notes_of(directory: Path, body: str) -> tuple[dict[str, Any], str]:
+    data, found = translated(written(directory, "x.py", PROGRAM.format(body)))
+    return data, "\n".join(found.report)
+
+
+def test_nodes_and_links_without_a_mininet_object_are_read(tmp_path: Path) -> None:
+    body = "from mininet.node import Node\nfrom mininet.link import Link\nfrom mininet.util import quietRun\n"
+    body += "from time import sleep\ns = Node('s0', inNamespace=False)\na, b = Node('a'), Node('b')\n"
+    body += "Link(a, s)\nLink(b, s)\na.setIP('192.0.2.1/24')\nb.setIP('192.0.2.2/24')\n"
+    body += "s.cmd('ovs-vsctl add-br dp0')\nwhile 'is_connected' not in quietRun('ovs-vsctl show'):\n    sleep(1)\n"
+    data, _ = notes_of(tmp_path, body)
+    assert [member["node"] for member in data["networks"]["s0"]["members"]] == ["a", "b"]
+    assert data["networks"]["s0"]["ipv4"] == "192.0.2.0/24"
+
+
+def test_a_link_to_the_machine_is_left_out(tmp_path: Path) -> None:
+    body = "from mininet.node import Node\nnet = Mininet(TreeTopo())\nroot = Node('root', inNamespace=False)\n"
+    data, report = notes_of(tmp_path, body + "net.addLink(root, net['s1'])\nnet.start()\n")
+    assert list(data["hosts"]) == ["h1", "h2"]
+    assert "the link root - s1: root is the machine itself" in report
+
+
+def test_files_and_interfaces_of_the_machine_are_reported(tmp_path: Path) -> None:
+    body = "from mininet.link import Intf\nnet = Mininet(TreeTopo())\nopen('/tmp/log', 'w').write('x')\n"
+    _, report = notes_of(tmp_path, body + "Intf('eth1', node=net['s1'])\nnet.start()\n")
+    assert "the program would write /tmp/log; labctl writes no files" in report
+    assert "interfaces of the machine stay outside of the lab: eth1 at s1" in report
+    assert not Path("/tmp/log").exists()
+
+
+def test_a_program_that_waits_without_end_has_made_its_network(tmp_path: Path) -> None:
+    body = "import time\nnet = Mininet(TreeTopo())\nnet.start()\nwhile True:\n    time.sleep(1)\n"
+    assert list(notes_of(tmp_path, body)[0]["hosts"]) == ["h1", "h2"]
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
         ("import os\nos.system('true')", r"x.py:7: .* PermissionError: it calls os.system"),
-        ("open('x', 'w')", r"x.py:6: .* PermissionError: it opens 'x' for writing"),
+        ("import os\nos.open('x', os.O_WRONLY)", r"x.py:7: .* PermissionError: it opens 'x' for writing"),
         ("import socket\nsocket.socket()", r"x.py:7: .* PermissionError: it calls socket.__new__"),
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("pass", "LookupError: it makes no network"),
