@@ -160,7 +160,7 @@ def _planned(core: Core, kind: str, value: object) -> FaultPlan:
         shown = [_word(one, for_people=True) if isinstance(one, ProgramFacts) else one for one in programs]
     try:
         plan = read(kind, value).plan(core.model)
-        return replace(plan, text=str(read(kind, shown)))
+        return plan if shown == value else replace(plan, text=str(read(kind, shown)))
     except ValueError as error:
         hint = getattr(error, "what_to_try", "")
         raise ValueError(f"lab {core.model.name}: {error}" + (f"; {hint}" if hint else "")) from error

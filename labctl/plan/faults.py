@@ -23,7 +23,7 @@ from labctl.plan.fault_effects import (
     ProgramSignalled,
     RouteRemoved,
 )
-from labctl.structs import Struct
+from labctl.structs import Struct, replace
 from labctl.topology.model import (
     Address,
     Endpoint,
@@ -53,7 +53,11 @@ class Fault(Struct, frozen=True):
     def plan(self, topology: Topology) -> FaultPlan:
         """Return its effects. ValueError (or Mistake, with a hint) if it does not fit the topology."""
         nodes, effects = self.effects(topology)
-        return FaultPlan(self.kind.value, str(self), tuple(dict.fromkeys(nodes)), tuple(effects))
+        return FaultPlan(self.kind.value, self.shown(topology), tuple(dict.fromkeys(nodes)), tuple(effects))
+
+    def shown(self, topology: Topology) -> str:
+        """Return it for people."""
+        return str(self)
 
     def effects(self, topology: Topology) -> tuple[Iterable[str], list[AnyEffect]]:
         """Return the nodes that it is about, and its effects."""
@@ -63,6 +67,7 @@ class Fault(Struct, frozen=True):
 class Partition(Fault, frozen=True):
     """Nodes of different groups do not receive each other's frames; one group is cut off from all other nodes.
 
+    Two or more groups of the topology, or labels, are the sides: `[left, right]` is `[[left], [right]]`.
     With `one_way`, only what the first group sends to the others is lost; address resolution works then, because the
     other direction depends on it.
     """
@@ -76,8 +81,16 @@ class Partition(Fault, frozen=True):
             return f"partition {sides[0]} -> {' '.join(sides[1:]) or 'all others'}"
         return f"partition {' | '.join(sides)}" + (" | all others" if len(sides) == 1 else "")
 
+    def shown(self, topology: Topology) -> str:
+        return str(replace(self, groups=self._sides(topology)))
+
+    def _sides(self, topology: Topology) -> tuple[tuple[str, ...], ...]:
+        words = self.groups[0]
+        is_of_groups = len(self.groups) == 1 < len(words) and not any(word in topology for word in words)
+        return tuple((word,) for word in words) if is_of_groups and not self.one_way else self.groups
+
     def effects(self, topology: Topology) -> tuple[Iterable[str], list[AnyEffect]]:
-        groups = [stations(topology, group) for group in self.groups]
+        groups = [stations(topology, group) for group in self._sides(topology)]
         if len(groups) == 1:
             groups.append([node for node in topology.nodes if is_station(node) and node not in groups[0]])
         seen: set[str] = set()
@@ -86,7 +99,7 @@ class Partition(Fault, frozen=True):
                 raise ValueError(f"`{node.name}` is in two groups of the partition")
             seen.add(node.name)
         if not all(groups):
-            raise ValueError("the partition needs nodes on both sides")
+            raise ValueError("the partition needs nodes on both sides; write a list for each side: [[a], [b, c]]")
         found: list[AnyEffect] = []
         for index, receivers in enumerate(groups):
             senders = [group for other, group in enumerate(groups) if other != index]

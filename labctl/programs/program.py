@@ -549,8 +549,10 @@ class Programs:
 
     def add_background(self, program: Program) -> None:
         program.kind = "background program"
+        key = f"{program.command.host}/{program.command.name}"
         with self._lock:
-            self._background[program.command.name] = program
+            self._background.pop(key, None)
+            self._background[key] = program  # the last one
 
     def add_services(self, plan: Plan, *, may_have_ended: bool) -> None:
         """Follow the plan's services that have been started; the lab ends them.
@@ -587,14 +589,21 @@ class Programs:
     def find(self, name: str) -> Program | None:
         """The background program last started under that name, or the service, or None.
 
-        A service is NODE/SERVICE, or SERVICE where only one node has one of that name.
+        Both are NODE/NAME, or NAME where only one node has one of that name; of background programs, one that runs.
         """
         with self._lock:
             program = self._background.get(name) or self._services.get(name)
+            named = [each for each in self._background.values() if each.command.name == name]
         if program is not None:
             return program
-        found = [service for key, service in self._services.items() if key.partition("/")[2] == name]
+        found = [each for each in named if not each.ended] or named[-1:]
+        found = found or [service for key, service in self._services.items() if key.partition("/")[2] == name]
         return found[0] if len(found) == 1 else None
+
+    def running_as(self, name: str) -> list[str]:
+        """The background programs of that name that run, as NODE/NAME."""
+        with self._lock:
+            return sorted(k for k, one in self._background.items() if one.command.name == name and not one.ended)
 
     def background(self) -> list[Program]:
         """Background programs and services, in the order in which they were started."""

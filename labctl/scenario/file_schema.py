@@ -98,6 +98,21 @@ DURATION = Duration()
 FLAG = Flag()
 TEXTS = ListOf(TEXT, or_one=True)
 TWO_ENDS = ListOf(TEXT, 2, 2)
+
+
+class _SeveralNodes:
+    """A node, group or label, or a list of them. labctl.scenario.step_checker writes a step on several out first."""
+
+    def read(self, value: object, at: Reading, path: KeyPath) -> str:
+        if not isinstance(value, list):
+            return TEXT.read(value, at, path)
+        return [*ListOf(TEXT, at_least=1).read(value, at, path), ""][0]
+
+    def schema(self, into: Schemas) -> Schema:
+        return TEXTS.schema(into)
+
+
+NODES = _SeveralNodes()
 STEPS = ListOf(Anything(), at_least=1)  # step_checker reads each of them
 
 
@@ -200,7 +215,7 @@ class Save(Shape):
 class ProgramBody(BoundedBody):
     """The common keys of `run` and `start`."""
 
-    on = required(TEXT, "The host that the program runs on; a group or label for several at the same time.")
+    on = required(NODES, "The host that the program runs on; a group or label for several at the same time.")
     run = optional(ARGV, "The program and its arguments, as a list; runs without a shell.")
     shell = optional(TEXT, "Instead of `run`: a command for sh.")
     env = defaulted(MapOf(TEXT), {}, "Environment variables.")
@@ -365,7 +380,7 @@ class ExpectBody(BoundedBody):
     """Check conditions: now, within a time, or for a time. All of them must hold together."""
 
     KIND = StepKind.EXPECT
-    on = optional(TEXT, "The host to inspect; a group or label for several.")
+    on = optional(NODES, "The host to inspect; a group or label for several.")
     listening = optional(LOCAL, "A socket that listens: tcp/5000, udp/53, unix//tmp/x.sock.")
     accept_queue = optional(A_NUMBER, "Connections that wait for accept on the socket of `listening`.")
     accept_queue_limit = optional(A_NUMBER, "Maximum length of that queue: the backlog.")
@@ -462,7 +477,7 @@ class DropBody(BoundedBody):
     """Drop packets on a host."""
 
     KIND = StepKind.DROP
-    on = required(TEXT, "The host that drops the packets, a group or a label.")
+    on = required(NODES, "The host that drops the packets, a group or a label.")
     direction = defaulted(OneOf(Direction), Direction.IN, "in: incoming packets; out: outgoing packets.")
     protocol = optional(OneOf(DropProtocol), "Only packets of this protocol.")
     port = optional(Whole(1, 65535), "Only packets with this source or destination port.")
@@ -484,7 +499,7 @@ class UndropBody(BoundedBody):
 
     KIND = StepKind.UNDROP
     SHORT = "on"
-    on = required(TEXT, "The host.")
+    on = required(NODES, "The host.")
 
     def title(self, data: Any) -> str:
         return f"undrop on {self.on}"
@@ -624,7 +639,7 @@ class NatBody(BoundedBody):
     """Change how a router translates addresses."""
 
     KIND = StepKind.NAT
-    on = required(TEXT, "The router.")
+    on = required(NODES, "The router.")
     off = defaulted(Flag(), False, "Translate no more.")
     preset = NatFile.preset
     outside = NatFile.outside
@@ -646,7 +661,7 @@ class FirewallBody(BoundedBody):
     """Change which packets a host or router accepts."""
 
     KIND = StepKind.FIREWALL
-    on = required(TEXT, "The host or router.")
+    on = required(NODES, "The host or router.")
     off = defaulted(Flag(), False, "Accept all packets.")
     preset = FirewallFile.preset
     policy = FirewallFile.policy
@@ -668,7 +683,7 @@ class FileBody(BoundedBody):
     """Place a file on a host."""
 
     KIND = StepKind.FILE
-    on = required(TEXT, "The host.")
+    on = required(NODES, "The host.")
     path = required(TEXT, "Path on the host: below its own /tmp or /run.")
     content = optional(TEXT, "Content of the file.")
     source = optional(TEXT, "Instead of `content`: a file to copy, relative to the directory of the scenario.")

@@ -61,9 +61,11 @@ def run(at: StepRun, body: RunBody) -> Done:
 def start(at: StepRun, body: StartBody) -> Done:
     """Start a background program and wait until it is ready."""
     name = body.process_name
-    before = at.run.programs.find(name)
+    before = at.run.programs.find(f"{body.on}/{name}")
     if before is not None and not before.ended:
-        raise StepFailed(f"`{name}` is already running (started by {before.command.where}); use another `name`")
+        raise StepFailed(
+            f"`{name}` is already running on {body.on} (started by {before.command.where}); use another `name`"
+        )
     program, watch = _launch(at, body, name, body.run, line=(body.ready.line or "") if body.ready else "")
     at.run.programs.add_background(program)
     if body.ready is not None:

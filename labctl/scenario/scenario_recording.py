@@ -171,13 +171,16 @@ class ScenarioRecording:
 
 
 def faults_about(faults: Sequence[FaultRecord], failed: StepResult | None) -> tuple[str, ...]:
-    """Return a sentence for each fault that was in force during the failed step; if there were none, for the last."""
+    """Return a sentence for each fault that was in force during the failed step.
+
+    If there were none, return one for the last fault of a schedule: the step may have found what it left.
+    """
     if failed is None:
         return ()
     begun = [fault for fault in faults if fault.began_s <= failed.started_s + failed.duration_s]
     active = [fault for fault in begun if fault.ended_s is None or fault.ended_s >= failed.started_s]
     lead = "fault in force" if active else "no fault was in force; the last one"
-    return tuple(f"{lead}: {_lifetime(fault)}" for fault in active or begun[-1:])
+    return tuple(f"{lead}: {_lifetime(fault)}" for fault in active or begun[-1:] if active or fault.seed is not None)
 
 
 def _lifetime(fault: FaultRecord) -> str:

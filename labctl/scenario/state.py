@@ -195,6 +195,8 @@ class Run(Struct, eq=False):
         """
         program = self.programs.find(name)
         if program is None:
+            if several := self.programs.running_as(name):
+                raise StepFailed(f"several nodes run `{name}`; write which: {', '.join(several)}")
             raise StepFailed(f"no background program or service called `{name}` has been started")
         return program
 

@@ -134,8 +134,8 @@ class StepChecker:
         elif key == "calls" and isinstance(body.get("do"), str):
             made += re.findall(_ASSIGNED_VARIABLE, body["do"])
         elif key == "start":
-            name, nodes = _process_name(body), self._several(StepKind.START, body)
-            self._processes_anywhere.update([f"{node}/{name}" for node in nodes] or [name])
+            name, nodes = _process_name(body), self._several(StepKind.START, body) or (body.get("on"),)
+            self._processes_anywhere.update([name, *(f"{node}/{name}" for node in nodes)])
         self._variables_anywhere.update(name for name in made if isinstance(name, str))
 
     # steps
@@ -252,8 +252,11 @@ class StepChecker:
         )
 
     def _several(self, kind: StepKind, data: Any) -> tuple[str, ...]:
-        """Return the nodes that `on` stands for, if it is a group or a label."""
+        """Return the nodes that `on` stands for, if it is a group, a label, or a list of them and of nodes."""
         on = data.get("on") if isinstance(data, dict) and kind in _ON_SEVERAL else None
+        if isinstance(on, list) and all(isinstance(word, str) for word in on):
+            found = (self._several(kind, {"on": word}) or (word,) for word in on)
+            return tuple(dict.fromkeys(node for nodes in found for node in nodes))
         if not isinstance(on, str) or is_template(on) or on in self._nodes or self._topology is None:
             return ()
         from labctl.topology.selection import select, with_addresses
@@ -274,22 +277,20 @@ class StepChecker:
         within_s: float | None,
     ) -> Step | None:
         """Return the step on each of these nodes at the same time: branches of `parallel`."""
+        named = " ".join(data["on"]) if isinstance(data["on"], list) else data["on"]
         if data.get("save") is not None:
-            self._wrong((*path, "save"), f"`{data['on']}` is several nodes, each with values of its own", "name a node")
+            self._wrong((*path, "save"), f"`{named}` is several nodes, each with values of its own", "name one node")
             return None
         steps: list[Step] = []
         for node in nodes:
-            own = {**data, "on": node}
-            if kind is StepKind.START:
-                own["name"] = f"{node}/{_process_name(data)}"
-            step = self._one_kind(kind.value, own, path, 1, "", within_s)
+            step = self._one_kind(kind.value, {**data, "on": node}, path, 1, "", within_s)
             if step is None:
                 return None  # the others have the same mistakes
             steps.append(step)
         return replace(
             steps[0],
             number=number,
-            title=title or steps[0].title.removesuffix(f" on {nodes[0]}") + f" on {data['on']}",
+            title=title or steps[0].title.removesuffix(f" on {nodes[0]}") + f" on {named}",
             within_s=None,
             body=ParallelBody({"branches": []}),
             data=[],
@@ -361,7 +362,7 @@ class StepChecker:
             case StartBody():
                 self._program(body.run, body.cwd, (*path, "run"))
                 self._program(body.ready.command if body.ready else None, body.cwd, (*path, "ready", "command"))
-                self._processes.add(body.process_name)
+                self._processes.update((body.process_name, f"{body.on}/{body.process_name}"))
             case StopBody() | PauseBody() | ResumeBody():
                 self._process(body.process, (*path, "process"))
             case WaitBody():
@@ -622,7 +623,8 @@ class StepChecker:
         self._wrong(path, f"no step starts {what} called `{name}`", partial(self._process_hint, name))
 
     def _process_hint(self, name: str) -> str:
-        started = sorted(other for other in self._processes_anywhere if not is_template(other))
+        names = [each for each in self._processes_anywhere if "/" not in each or each in self._services]
+        started = sorted(other for other in names if not is_template(other))
         return suggest(name, started) if started else "no step starts a background program: add a `start` step"
 
     def _signalled(self, name: str, path: KeyPath) -> None:

@@ -156,6 +156,20 @@ def test_a_failure_names_the_faults_in_force_and_the_seed_of_their_schedule(tmp_
     assert "(schedule of step 1, seed 8)" in result.explanation[-1]
 
 
-def test_a_failure_after_a_fault_names_the_last_one(tmp_path: Path) -> None:
-    result = run(tmp_path, "  - isolate: h1\n  - heal: all\n  - run: {on: h2, run: ['false']}\n")
+def test_a_failure_after_a_schedule_names_its_last_fault(tmp_path: Path) -> None:
+    steps = (
+        "  - schedule: {faults: [isolate], targets: [h1], every: 20ms, lasting: 20ms, for: 200ms, seed: 3}\n"
+        "  - run: {on: h2, run: ['false']}\n"
+    )
+    result = run(tmp_path, steps)
     assert result.explanation[-1].startswith("no fault was in force; the last one: isolate h1, from ")
+
+
+def test_groups_are_the_sides_of_a_partition(tmp_path: Path) -> None:
+    header = "topology: {hosts: {a: , b: , c: }, groups: {l: [a], r: [b, c]}, networks: {lan: {members: [a, b, c]}}}\n"
+    steps = (
+        "  - during:\n"
+        "      partition: [l, r]\n"
+        "      steps: [{expect: {on: a, unreachable: b}}, {expect: {on: r, reachable: c}}]\n"
+    )
+    assert passes(tmp_path, steps, header=header).faults[0].text == "partition l | r"

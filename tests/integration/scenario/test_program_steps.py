@@ -383,3 +383,19 @@ def test_a_reason_has_only_the_last_of_the_output(tmp_path: Path) -> None:
     shown = step(result, "1").reason.partition("\n")[2]
     assert shown.endswith("last")
     assert len(shown) <= SHOWN_CHARACTERS
+
+
+def test_programs_on_several_hosts_may_have_one_name(tmp_path: Path) -> None:
+    steps = (
+        "  - start: {on: [client, server], run: [sleep, '60']}\n"
+        "  - expect: {running: client/sleep}\n"
+        "  - stop: client/sleep\n"
+        "  - stop: sleep\n"
+        "  - expect: {not_running: server/sleep}\n"
+        "  - start: {on: client, run: [sleep, '60']}\n"
+        "  - stop: sleep\n"
+        "  - start: {on: [client, server], run: [sleep, '60']}\n"
+        "  - stop: sleep\n"
+    )
+    result = fails(tmp_path, steps)
+    assert "several nodes run `sleep`; write which: client/sleep, server/sleep" in result.reason

@@ -203,7 +203,12 @@ FLEET = (
 
 def test_a_step_on_a_group_is_a_step_on_each_of_its_nodes(tmp_path: Path) -> None:
     steps = "  - start: {on: edge, run: [sleep, '9']}\n  - stop: web-2/sleep\n  - run: {on: every, run: ['true']}\n"
-    start, _, run = loaded(tmp_path, steps, FLEET).steps
+    steps += "  - expect: {on: [web-2, db], reachable: web-1}\n  - wait: web-1/sleep\n"
+    start, _, run, expect, _ = loaded(tmp_path, steps, FLEET).steps
+    assert ([step.host for (step,) in expect.branches], expect.title) == (
+        ["web-2", "db"],
+        "expect reachable: web-1 on web-2 db",
+    )
     assert [step.host for (step,) in start.branches] == ["web-1", "web-2"]
     assert (start.kind, start.title, run.title) == (StepKind.PARALLEL, "start sleep 9 on edge", "run true on every")
     assert {step.host for (step,) in run.branches} == {"web-1", "web-2", "db"}
@@ -213,6 +218,8 @@ def test_a_step_on_a_group_is_a_step_on_each_of_its_nodes(tmp_path: Path) -> Non
     ("steps", "message"),
     [
         ("  - run: {on: evry, run: ['true']}\n", "there is no host `evry`"),
+        ("  - run: {on: [web, evry], run: ['true']}\n", "there is no host `evry`"),
+        ("  - run: {on: [], run: ['true']}\n", "expected at least 1 entry"),
         ("  - run: {on: web, run: ['true'], save: {stdout: x}}\n", "`web` is several nodes"),
         ("  - run: {on: web, run: ['true'], color: red}\n", "unknown key `color`"),
     ],
