@@ -456,9 +456,9 @@ def _tiles(pairs: Sequence[PingPair]) -> Callable[[int], tuple[int, ...]]:
 
     They share neighbour entries.
     """
-    numbers: dict[str, int] = {}
-    for pair in pairs:
-        numbers.setdefault(pair.source, len(numbers))
+    # A node without addresses is a source only, and its pairs may be the first ones.
+    names = dict.fromkeys([*(pair.source for pair in pairs), *(pair.target for pair in pairs)])
+    numbers = {name: number for number, name in enumerate(names)}
 
     def key(at: int) -> tuple[int, ...]:
         pair = pairs[at]

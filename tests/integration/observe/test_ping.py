@@ -13,10 +13,12 @@ import pytest
 from labctl.clock import monotonic
 from labctl.kernel import link_state
 from labctl.kernel.netlink import NETLINK_ROUTE
-from labctl.observe.ping import EchoRequest, Prober, reach
+from labctl.observe.ping import EchoRequest, Prober, choose_pairs, ping_pairs, reach
+from labctl.plan.build import build
 from labctl.plan.operations import SetDown, SetSysctl
 from tests.integration.inside import NetworkLab, inside
 from tests.integration.networks import pair, routed
+from tests.unit.topology.drafts import resolved
 
 
 @pytest.mark.stock_kernel
@@ -111,3 +113,12 @@ def _filling_table() -> Callable[[int], link_state.NeighbourTable]:
     """The machine's table, in which more and more requests for an entry are refused (others use the real one, too)."""
     refused = count()
     return lambda version: link_state.NeighbourTable(version, 1024, True, 1024, next(refused))
+
+
+@inside
+def test_nodes_without_addresses_are_sources_only() -> None:
+    made = build(resolved("hosts: {a: , b: }", "networks: {lan: {members: [{node: a, ipv4: false, ipv6: false}, b]}}"))
+    with NetworkLab(*made.operations) as lab:
+        pairs = choose_pairs(made, ["a", "b"])
+        assert [(pair.source, pair.target) for pair in pairs] == [("a", "b"), ("a", "b")]
+        assert all(pair.problem for pair in ping_pairs(lab, made, pairs))
