@@ -145,7 +145,9 @@ def suggest(word: str, allowed: Iterable[str], *, near_only: bool = False) -> st
     for choice in _worth_comparing(wanted, choices):
         folded.setdefault(choice.casefold(), choice)
     near = difflib.get_close_matches(wanted, folded, n=1, cutoff=0.6)
-    if near:
+    if not near and len(wanted) > 2:  # an abbreviation: masq
+        near = [choice for choice in folded if choice.startswith(wanted)]
+    if len(near) == 1:
         return f"did you mean `{folded[near[0]]}`?"
     if not choices or near_only:
         return ""

@@ -22,7 +22,7 @@ is, and a second reading, with `final`, follows after the substitution of variab
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar, cast, overload
 
@@ -277,7 +277,9 @@ class ListOf(Generic[T]):
         if self._or_one and not isinstance(value, list) and value is not None:
             return [self._of.read(value, at, path)]
         if not isinstance(value, list):
-            hint = self._fix_for_text if isinstance(value, str) else ""
+            hint = "begin each entry with `- `" if isinstance(value, dict) else ""
+            if isinstance(value, str | int | float):
+                hint = self._fix_for_text or f"write a list: [{value}]"
             raise at.wrong(path, f"expected a list, got {describe(value)}", hint)
         self._count(len(value), at, path)
         values: list[T] = []
@@ -309,7 +311,7 @@ class ListOf(Generic[T]):
 
 
 class OrList(Generic[T, U]):
-    """A value, or a list; `otherwise` is the mistake for a mapping."""
+    """A value, or a list; `otherwise` is the mistake for a mapping, and for a text of several words."""
 
     def __init__(self, one: Reader[T], several: Reader[list[U]], otherwise: Mistake | None = None) -> None:
         self._one = one
@@ -317,7 +319,8 @@ class OrList(Generic[T, U]):
         self._otherwise = otherwise
 
     def read(self, value: object, at: Reading, path: KeyPath) -> T | list[U]:
-        if isinstance(value, dict) and self._otherwise is not None:
+        is_otherwise = isinstance(value, dict) or (isinstance(value, str) and " " in value and not at.is_open(value))
+        if is_otherwise and self._otherwise is not None:
             raise at.wrong(path, str(self._otherwise), self._otherwise.what_to_try)
         return self._several.read(value, at, path) if isinstance(value, list) else self._one.read(value, at, path)
 
@@ -334,7 +337,8 @@ class MapOf(Generic[T]):
 
     def read(self, value: object, at: Reading, path: KeyPath) -> dict[str, T]:
         if not isinstance(value, dict):
-            raise at.wrong(path, f"expected a mapping, got {describe(value)}")
+            hint = "write each name as a key, `NAME: ...`, without `- `" if isinstance(value, list) else ""
+            raise at.wrong(path, f"expected a mapping, got {describe(value)}", hint)
         values: dict[str, T] = {}
         for key, part in value.items():
             try:
@@ -587,6 +591,12 @@ def _places_of(key: str, shape: type[Shape]) -> Iterator[str]:
         yield from _places_of(key, each)
 
 
+def _key_above(unknown: str, beside: Mapping[str, object], known: Collection[str]) -> str:
+    """Return the last known key before the unknown one; "" if there is none."""
+    names = list(beside)
+    return next((name for name in reversed(names[: names.index(unknown)]) if name in known), "")
+
+
 class Shape:
     """A parsed mapping; subclasses declare its keys. Immutable."""
 
@@ -636,7 +646,7 @@ class Shape:
         known = True
         for name, part in given.items():
             if name not in cls.KEYS:
-                hint = "put a text with a colon in quotes" if " " in name else cls._instead_of(name)
+                hint = "put a text with a colon in quotes" if " " in name else cls._instead_of(name, value)
                 at.wrong((*path, name), f"unknown key `{name}`", hint, key=True)
                 known = False
                 continue
@@ -657,10 +667,19 @@ class Shape:
         return shape
 
     @classmethod
-    def _instead_of(cls, unknown: str) -> Callable[[], str]:
-        """Return the hint for an unknown key, computed when it is printed: who else has such a key, or the keys."""
+    def _instead_of(cls, unknown: str, beside: Mapping[str, object]) -> Callable[[], str]:
+        """Return the hint for an unknown key, computed when it is printed.
+
+        It is the key above, if that has no value; what the word means here; who else has such a key; or the keys.
+        """
 
         def compute() -> str:
+            from labctl.documents.other_words import meaning
+
+            if (above := _key_above(unknown, beside, cls.KEYS)) and beside[above] is None:
+                return f"indent it if it belongs to `{above}`"
+            if known := meaning(unknown, [base.__name__ for base in cls.__mro__]):
+                return f"did you mean `{known}`?" if known in cls.KEYS else known
             places = list(dict.fromkeys(_places_of(unknown, Shape)))
             near = suggest(unknown, cls.KEYS, near_only=bool(places) and len(cls.KEYS) > _LISTED)
             if not places:

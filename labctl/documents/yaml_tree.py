@@ -143,15 +143,24 @@ class _Composer:
             hint = "replace the tab in this line: YAML requires spaces for indentation"
         elif error.context_mark and error.context_mark.line + 1 != position.line:
             hint = f"it begins at line {error.context_mark.line + 1}"
+            if "block mapping" in (error.context or ""):
+                hint += f"; all its keys begin in column {error.context_mark.column + 1}"
         elif source_line[position.column - 1 : position.column] in ("%", "@", "`", "*", "&", "!"):
             hint = "put the text in quotes"
         elif "expected ',' or" in problem and "${" in source_line:
             hint = "put a text with `${...}` in quotes inside brackets or braces"
         elif "expected ',' or" in problem:
             hint = "put a text that contains `: ` or `, ` in quotes"
+        elif "mapping values are not allowed" in problem and (glued := self.without_space(position.line)):
+            hint = f"write a space after `{glued}`"
         elif "mapping values are not allowed" in problem:
             hint = "put a text that contains `: ` in quotes, and each key on its own line"
         return self.stop(position, f"this is not YAML: {problem}{context}", hint)
+
+    def without_space(self, line: int) -> str:
+        """Return the key that the line, or the one before, begins with if no space follows its colon; else ""."""
+        starts = (re.match(r"\s*(- )?([^\s:]+:)[{\[\w]", line_of(self.text, at)) for at in (line - 1, line))
+        return next((start[2] for start in starts if start), "")
 
     def document(self) -> Tree | None:
         from labctl.documents import yaml_events as yaml

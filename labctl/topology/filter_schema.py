@@ -126,6 +126,7 @@ FIREWALL = Of(
     FirewallFile,
     short={str: "preset"},
     otherwise=Mistake(
-        f"expected a preset ({', '.join(FirewallPreset)}), or a mapping", "write for example `firewall: stateful`"
+        f"expected a preset ({', '.join(FirewallPreset)}), or a mapping",
+        "write for example `{preset: stateful, allow: [tcp/80]}`",
     ),
 )

@@ -180,6 +180,12 @@ class ReadyFile(Shape):
     RULES = (ExactlyOne("listening", "line", "file", "command"),)
 
 
+_READY = Of(
+    ReadyFile,
+    otherwise=Mistake("expected a mapping with a condition", "write for example `ready: {listening: tcp/8000}`"),
+)
+
+
 class ProgramFile(Shape):
     """The common keys of services and commands."""
 
@@ -247,7 +253,7 @@ class ServiceFile(ProgramFile):
     )
     options = defaulted(ListOf(TEXT), [], "Further arguments of the daemon.")
     daemons = defaulted(ListOf(TEXT), [], "For frr: the daemons beside zebra; default: those that `config` mentions.")
-    ready = optional(Of(ReadyFile), "Condition for it to be ready; services `after` it wait for that.")
+    ready = optional(_READY, "Condition for it to be ready; services `after` it wait for that.")
     within = optional(Duration(), "Time limit for it to be ready; default: 10s.")
     restart = defaulted(OneOf(Restart), Restart.NO, "When to restart it after its end.")
     tty = defaulted(Flag(), False, "Connect its output to a terminal, so that C programs do not buffer it.")
@@ -262,6 +268,12 @@ class ServiceFile(ProgramFile):
     )
 
 
+_SERVICE = Of(
+    ServiceFile,
+    otherwise=Mistake(
+        "expected a mapping with `run`, `shell` or `use`", "write for example `{run: [python3, -m, http.server]}`"
+    ),
+)
 _PLACED = Of(
     PlacedFileFile,
     otherwise=Mistake("expected a mapping with `content` or `source`", "write for example `{source: nginx.conf}`"),
@@ -480,7 +492,7 @@ class NodeFile(Shape):
     private = defaulted(ListOf(Placed(_NAME)), [], "Private directories, empty at first: /var/lib/mysql.")
     dns = defaulted(ListOf(TEXT, or_one=True), [], "Its name servers: nodes or addresses.")
     interfaces = defaulted(MapOf(Of(DeviceFile)), {}, "Virtual interfaces, by name.")
-    services = defaulted(MapOf(Of(ServiceFile)), {}, "Programs that run as long as the lab does.")
+    services = defaulted(MapOf(_SERVICE), {}, "Programs that run as long as the lab does.")
     firewall = optional(FIREWALL, "Packets that it accepts: a preset such as stateful, or a mapping.")
     loopback = defaulted(LOOPBACKS, [], "Further addresses of `lo`: [10.255.0.1, fd00:ff::1].")
     gateway = optional(GATEWAYS, "Its default gateway: a node, an address, a list of these, or none (or false).")
@@ -554,6 +566,15 @@ _INCLUDE = Of(
 )
 
 
+_NO_NODE = Mistake(
+    "expected the settings of a node, or nothing",
+    "write `a: `; its addresses stand where it joins a network: `members: [{node: a, ipv4: 10.0.1.5}]`",
+)
+_NO_NETWORK = Mistake("expected a mapping with `members`", "write for example `lan: {ipv4: 10.0.1.0/24, members: [a]}`")
+_NO_VLAN = Mistake("expected a number, or a mapping with `id`", "write for example `{id: 10, ipv4: 10.0.1.0/24}`")
+_NO_TUNNEL = Mistake("expected a mapping with `ends` and `kind`", "write for example `{ends: [r1, r2], kind: gre}`")
+
+
 class TopologyFile(Shape):
     """A topology of labctl: hosts, routers, switches and links."""
 
@@ -572,14 +593,16 @@ class TopologyFile(Shape):
     routing = optional(OneOf(Routes), "The same as `routes`.")
     anycast = defaulted(Flag(), False, "Several nodes may have the same loopback address.")
     dns = defaulted(ListOf(TEXT, or_one=True), [], "Name servers of nodes without `dns`: nodes or addresses.")
-    hosts = defaulted(MapOf(Of(HostFile, or_nothing=True)), {}, "The hosts, by name.")
-    routers = defaulted(MapOf(Of(RouterFile, or_nothing=True)), {}, "The routers, by name.")
+    hosts = defaulted(MapOf(Of(HostFile, otherwise=_NO_NODE, or_nothing=True)), {}, "The hosts, by name.")
+    routers = defaulted(MapOf(Of(RouterFile, otherwise=_NO_NODE, or_nothing=True)), {}, "The routers, by name.")
     switches = defaulted(MapOf(Of(SwitchFile, or_nothing=True)), {}, "Switches without members of their own, by name.")
-    networks = defaulted(MapOf(Of(NetworkFile, or_nothing=True)), {}, "Switches with their members, by name.")
-    vlans = defaulted(MapOf(Of(VlanFile, short={int: "id"})), {}, "VLANs of the switches, by name.")
+    networks = defaulted(
+        MapOf(Of(NetworkFile, otherwise=_NO_NETWORK, or_nothing=True)), {}, "Switches with their members, by name."
+    )
+    vlans = defaulted(MapOf(Of(VlanFile, short={int: "id"}, otherwise=_NO_VLAN)), {}, "VLANs of the switches, by name.")
     links = defaulted(ListOf(_LINK), [], "Direct links between two nodes.")
     groups = defaulted(MapOf(ListOf(_NAME, or_one=True)), {}, "Names for several nodes, in steps and commands.")
-    tunnels = defaulted(ListOf(Of(TunnelFile)), [], "Tunnels between two nodes.")
+    tunnels = defaulted(ListOf(Of(TunnelFile, otherwise=_NO_TUNNEL)), [], "Tunnels between two nodes.")
 
 
 def add_schema(into: Schemas) -> dict[str, Any]:

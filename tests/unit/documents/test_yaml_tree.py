@@ -98,6 +98,20 @@ def test_a_syntax_error_is_reported_with_its_position(text: str, message: str) -
     assert any(message in one for one in mistakes(text)), mistakes(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("a:\n  b: 1\n c: 2\n", "it begins at line 1; all its keys begin in column 1"),
+        ("hosts:\n  a:{}\n  b: {}\n", "write a space after `a:`"),
+        ("hosts:\n  a: b: c\n", "put a text that contains `: ` in quotes, and each key on its own line"),
+    ],
+)
+def test_a_syntax_error_names_the_remedy(text: str, hint: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        parse(text, "x.yaml")
+    assert caught.value.diagnostics[0].hint == hint
+
+
 def test_aliases_that_multiply_are_stopped() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 30)]
