@@ -293,7 +293,10 @@ def as_table(found: Inspection, look: Look) -> list[str]:
         return [*lines, "", "No drift: the lab matches its file."]
     lines += [
         "",
-        look.paint("Drift: the lab differs from its file (changed by hand, labctl link or a fault):", Ink.STRONG),
+        look.paint(
+            "Drift: the lab differs from its file (changed by hand or by a program, labctl link or a fault):",
+            Ink.STRONG,
+        ),
     ]
     return [*lines, *(look.paint(f"  {printable(str(each))}", Ink.ODD) for each in found.differs)]
 

@@ -50,8 +50,9 @@ RTM_NEWQDISC, RTM_DELQDISC, RTM_GETQDISC = 36, 37, 38
 IFF_UP, IFF_LOWER_UP = 0x1, 0x10000  # linux/if.h
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_MASTER, IFLA_LINKINFO, IFLA_AF_SPEC = 1, 3, 4, 10, 18, 26  # linux/if_link.h
 IFLA_GROUP, IFLA_NET_NS_FD = 27, 28
-IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_FLAGS = 1, 2, 6, 8  # linux/if_addr.h
+IFA_ADDRESS, IFA_LOCAL, IFA_CACHEINFO, IFA_FLAGS, IFA_PROTO = 1, 2, 6, 8, 11  # linux/if_addr.h
 IFA_F_NODAD, IFA_F_TENTATIVE, IFA_F_PERMANENT = 0x02, 0x40, 0x80
+IFAPROT_KERNEL_LL = 3  # up to here the kernel's own, since Linux 5.18; higher ones are those of programs
 LOOPBACK_INDEX = 1  # `lo` is the first interface of every network namespace
 
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence number, port id

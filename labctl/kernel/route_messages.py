@@ -27,7 +27,7 @@ from labctl.kernel.netlink import (
 )
 from labctl.structs import Struct, replace
 
-ROUTE_KINDS = {"unicast": 1, "blackhole": 6, "unreachable": 7, "prohibit": 8, "throw": 9}  # RTN_*
+ROUTE_KINDS = {"unicast": 1, "local": 2, "blackhole": 6, "unreachable": 7, "prohibit": 8, "throw": 9}  # RTN_*
 RULE_ACTIONS = {"lookup": 1, "blackhole": 6, "unreachable": 7, "prohibit": 8}  # FR_ACT_*
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_PREFSRC, _RTA_MULTIPATH = 1, 4, 5, 6, 7, 9
 _RTA_TABLE, _RTA_VIA = 15, 18
@@ -37,7 +37,7 @@ _NEXT_HOP = struct.Struct("=HBBi")  # struct rtnexthop: length, flags, hops (the
 _RULE = struct.Struct("=BBBBBxxBI")  # struct fib_rule_hdr: family, dst_len, src_len, tos, table, (2), action, flags
 IPV6_METRIC = 1024  # IP6_RT_PRIO_USER (linux/ipv6_route.h): that of a route without one
 _RTPROT_BOOT = 3  # the protocol that ip-route(8) sets by default
-_SCOPE_LINK = 253
+_SCOPE_LINK, _SCOPE_HOST = 253, 254
 _RTNH_F_ONLINK = 0x4
 _FIB_RULE_INVERT = 0x2
 _CREATE = NLM_F_REQUEST | NLM_F_CREATE
@@ -80,7 +80,9 @@ def remove_route(route: RouteRequest) -> bytes:
 
 def _route(route: RouteRequest) -> bytes:
     version = route.destination.version
-    on_link = route.kind == "unicast" and version == 4 and all(hop.gateway is None for hop in route.hops)
+    scope = 0
+    if version == 4 and all(hop.gateway is None for hop in route.hops):
+        scope = {"unicast": _SCOPE_LINK, "local": _SCOPE_HOST}.get(route.kind, 0)
     single = route.hops[0] if len(route.hops) == 1 else None
     payload = RTMSG.pack(
         _family(version),
@@ -89,7 +91,7 @@ def _route(route: RouteRequest) -> bytes:
         0,
         route.table if route.table < 256 else 0,
         _RTPROT_BOOT,
-        _SCOPE_LINK if on_link else 0,
+        scope,
         ROUTE_KINDS[route.kind],
         _RTNH_F_ONLINK if single is not None and single.onlink else 0,
     )

@@ -42,7 +42,8 @@ _METRIC_NAMES = (  # RTAX_*, from RTAX_MTU (2) on
 _METRICS = dict(enumerate(_METRIC_NAMES, start=2))
 _ENCAPSULATIONS = {1: "mpls", 2: "ip", 3: "ila", 4: "ip6", 5: "seg6", 6: "bpf", 7: "seg6local", 8: "rpl", 9: "ioam6"}
 _ONLINK = 0x4  # RTNH_F_ONLINK
-_KINDS = {1: "unicast", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw", 10: "nat"}  # RTN_*
+_LOCAL = 2  # RTN_*
+_KINDS = {1: "unicast", _LOCAL: "local", 6: "blackhole", 7: "unreachable", 8: "prohibit", 9: "throw", 10: "nat"}
 _TABLES = {253: "default", 254: "main", 255: "local"}  # /etc/iproute2/rt_tables
 _RULE = struct.Struct("=BBBBBxxBI")  # struct fib_rule_hdr: family, dst_len, src_len, tos, table, (2), action, flags
 _FRA_DST, _FRA_SRC, _FRA_IIFNAME, _FRA_GOTO, _FRA_PRIORITY, _FRA_FWMARK = 1, 2, 3, 4, 6, 10
@@ -82,6 +83,7 @@ class KernelAddress(Struct, frozen=True):
     ifname: str
     address: IPv4Interface | IPv6Interface
     tentative: bool = False  # unusable until duplicate address detection has finished
+    learned: bool = False  # with a lifetime (router advertisement, DHCP), or marked by a daemon as its own
 
     def __str__(self) -> str:
         return f"{self.address} on {self.ifname}"
@@ -149,8 +151,11 @@ def addresses(sock: socket.socket) -> tuple[KernelAddress, ...]:
             continue
         values = attribute_values(payload, netlink.IFADDR.size)
         address = ip_interface((values.get(netlink.IFA_LOCAL, values.get(netlink.IFA_ADDRESS, b"")), prefix_length))
-        is_tentative = bool(u32(values, netlink.IFA_FLAGS, flags) & netlink.IFA_F_TENTATIVE)
-        found.append(KernelAddress(names.get(index, str(index)), address, is_tentative))
+        all_flags = u32(values, netlink.IFA_FLAGS, flags)
+        is_learned = not all_flags & netlink.IFA_F_PERMANENT
+        is_learned |= values.get(netlink.IFA_PROTO, b"\0")[0] > netlink.IFAPROT_KERNEL_LL
+        is_tentative = bool(all_flags & netlink.IFA_F_TENTATIVE)
+        found.append(KernelAddress(names.get(index, str(index)), address, is_tentative, is_learned))
     return tuple(found)
 
 
@@ -178,9 +183,10 @@ class NextHop(Struct, frozen=True):
 
 
 class KernelRoute(Struct, frozen=True):
-    """A route of any table but `local`.
+    """A route of any table but `local`, unless the kernel delivers an address of its own with it (VRFs).
 
-    `kind` is `unicast`, with one hop or several, or `blackhole`, `unreachable`, `prohibit` or `throw`, without hops.
+    `kind` is `unicast`, with one hop or several, `local`, or `blackhole`, `unreachable`, `prohibit` or `throw`,
+    without hops.
     """
 
     destination: Prefix
@@ -295,12 +301,12 @@ def parse_route(payload: memoryview, names: dict[int, str]) -> KernelRoute | Non
     family, length, source_length, tos, table, protocol, _, kind, flags = netlink.RTMSG.unpack_from(payload)
     values = attribute_values(payload, netlink.RTMSG.size)
     table = u32(values, _RTA_TABLE, table)
-    if kind not in _KINDS or flags & CLONED or table == _LOCAL_TABLE:
+    if kind not in _KINDS or flags & CLONED or table == _LOCAL_TABLE or (kind == _LOCAL and protocol == KERNEL):
         return None
     any_address = bytes(4 if family == socket.AF_INET else 16)
     return KernelRoute(
         destination=_network(values.get(_RTA_DST, any_address), length),
-        hops=tuple(_hops(values, names)) if _KINDS[kind] == "unicast" else (),
+        hops=tuple(_hops(values, names)) if _KINDS[kind] in ("unicast", "local") else (),
         metric=u32(values, _RTA_PRIORITY),
         kind=_KINDS[kind],
         table=table,

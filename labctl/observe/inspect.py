@@ -364,8 +364,8 @@ def _of_addresses(name: str, planned: PlannedState, found: NodeState, unusable: 
     for address in found.addresses:
         if address.ifname in unusable or address.ifname == OUTSIDE_INTERFACE:
             continue
-        if address.ifname == "lo" and address.address.ip.is_loopback:
-            continue
+        if address.learned or (address.ifname == "lo" and address.address.ip.is_loopback):
+            continue  # from a router advertisement, DHCP or a daemon: neither the file's nor by hand
         if (address.ifname, str(address.address)) not in wanted:
             yield Drift(name, address.ifname, DriftKind.ADDED, "address", "", str(address.address))
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Interface, IPv6Interface
 from itertools import chain, combinations
 from types import MappingProxyType
@@ -87,6 +87,7 @@ def assign_addresses(
     loopbacks: Mapping[AddressOnLink, Place] = MappingProxyType({}),
     realms: Realms = MappingProxyType({}),
     in_vrf: Mapping[EndKey, str] = MappingProxyType({}),
+    gateways: Mapping[str, frozenset[Address]] = MappingProxyType({}),
 ) -> Addressing:
     """Assign all prefixes and addresses.
 
@@ -95,6 +96,8 @@ def assign_addresses(
         loopbacks: addresses that are in use, which no interface gets.
         realms: the realm of each segment (see `translation.py`). Prefixes may repeat in different realms.
         in_vrf: the VRFs of ends.
+        gateways: addresses in the file that a node has as its default gateways, by node. No host of its network gets
+            one automatically: they may be of a router, or of a daemon (VRRP).
     """
     prefixes = _Prefixes(draft, segments, without_ipv6, mistakes, loopbacks, realms, in_vrf)
     prefixes.collect_given()
@@ -103,7 +106,7 @@ def assign_addresses(
     for loopback, place in loopbacks.items():
         seen[NO_REALM, loopback.ip] = place
     for index, segment in enumerate(segments):
-        _SegmentAddresses(prefixes, index, segment, seen).assign()
+        _SegmentAddresses(prefixes, index, segment, seen, gateways).assign()
     return prefixes.result
 
 
@@ -333,7 +336,14 @@ class _Pool:
 class _SegmentAddresses:
     """Assigns addresses to the interfaces of one segment."""
 
-    def __init__(self, lab_prefixes: _Prefixes, index: int, segment: Segment, seen: Seen) -> None:
+    def __init__(
+        self,
+        lab_prefixes: _Prefixes,
+        index: int,
+        segment: Segment,
+        seen: Seen,
+        gateways: Mapping[str, frozenset[Address]],
+    ) -> None:
         self.lab_prefixes = lab_prefixes
         self.segment = segment
         self.index = index
@@ -353,6 +363,13 @@ class _SegmentAddresses:
         self.routers = sorted(of_routers, key=lambda end: end.draft.of_group)
         hosts = (end for end in segment.ends if end.draft.node not in routers)
         self.hosts = sorted(hosts, key=lambda end: end.draft.of_group)
+        self.gateways = {
+            end.draft.node: gateways[end.draft.node] for end in segment.ends if gateways and end.draft.node in gateways
+        }
+
+    def numbers_of_gateways(self, families: list[Family], gateways: Iterable[Address]) -> set[int]:
+        found = ((self.prefixes[family], one) for family in families for one in gateways if one.version == family.value)
+        return {number_in(prefix, one) for prefix, one in found if one in prefix}
 
     def assign(self) -> None:
         for end in self.segment.ends:
@@ -440,9 +457,15 @@ class _SegmentAddresses:
         first, end_of_all = _first(self.prefixes[families[0]]), max(last.values())
         top = min(_ROUTERS_FROM, *last.values())
         free_for_routers = chain(range(top, first - 1, -1), range(top + 1, end_of_all + 1))
-        free_for_hosts = iter(range(first, end_of_all + 1))
+        numbers = range(first, end_of_all + 1)
+        avoided = self.numbers_of_gateways(families, chain.from_iterable(self.gateways.values()))
+        free_for_hosts: Iterable[int] = _without(numbers, avoided)
         short: set[Family] = set()
         ends = [(end, free_for_routers) for end in self.routers] + [(end, free_for_hosts) for end in self.hosts]
+        if avoided and not self.segment.switches:  # a direct link, whose other end may be the gateway
+            of_ends = (self.gateways.get(end.draft.node, ()) for end in self.hosts)
+            avoids = (self.numbers_of_gateways(families, gateways) for gateways in of_ends)
+            ends = [(end, _without(numbers, avoid)) for end, avoid in zip(self.hosts, avoids, strict=True)]
         for end, free in ends:
             key = (end.link, end.side)
             own = [addresses.get((key, family)) for family in families]
@@ -470,6 +493,10 @@ class _SegmentAddresses:
                 f"{self.prefixes[family]} has room for {room} addresses, but {self.segment} has {members} members",
                 "write a shorter prefix, or none",
             )
+
+
+def _without(numbers: Iterable[int], avoided: Collection[int]) -> Iterator[int]:
+    return (number for number in numbers if number not in avoided)
 
 
 def _first(prefix: Prefix) -> int:

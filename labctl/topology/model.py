@@ -253,6 +253,7 @@ class RouteKind(StrEnum):
     UNREACHABLE = "unreachable"  # refused: host unreachable
     PROHIBIT = "prohibit"  # refused: administratively prohibited
     THROW = "throw"  # not found in this table
+    LOCAL = "local"  # delivered to this node, whose address the destination need not be
 
 
 MAIN_TABLE = 254  # RT_TABLE_MAIN (linux/rtnetlink.h)
@@ -278,7 +279,7 @@ class NextHop(Struct, frozen=True, gc=False):
 
 
 class StaticRoute(Struct, frozen=True, gc=False):
-    """A route as a file writes it: with next hops if `kind` is unicast, else without."""
+    """A route as a file writes it: with next hops if `kind` is unicast, one interface if it is local, else without."""
 
     destination: Prefix
     hops: tuple[NextHop, ...] = ()

@@ -24,6 +24,7 @@ from labctl.topology.draft import (
 )
 from labctl.topology.model import (
     IPV6_MTU_MIN,
+    Address,
     Endpoint,
     Impairment,
     Interface,
@@ -93,12 +94,19 @@ def resolve(draft: Draft, *, routes: bool = True) -> tuple[Topology, list[Diagno
         realm_of = realms(draft, parts, outsides, vrfs)
     has_routing = any(node.routing is not None for node in draft.nodes)
     loopbacks = NO_LOOPBACKS
+    gateways: dict[str, frozenset[Address]] = {}
     if has_routing:
         from labctl.topology.loopbacks import loopbacks_of
+        from labctl.topology.static_routes import default_gateways
 
         loopbacks = loopbacks_of(draft, mistakes)
+        gateways = default_gateways(draft)
     addressing = assign_addresses(
-        draft, parts, without_ipv6, mistakes, loopbacks=loopbacks.places, realms=realm_of, in_vrf=vrfs
+        *(draft, parts, without_ipv6, mistakes),
+        loopbacks=loopbacks.places,
+        realms=realm_of,
+        in_vrf=vrfs,
+        gateways=gateways,
     )
     check_mtus(draft, parts, {index for index, family in addressing.prefixes if family is Family.IPV6}, mistakes)
 

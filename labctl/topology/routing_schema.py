@@ -68,8 +68,9 @@ class RouteFile(Shape):
     )
 
     def problem(self) -> str:
-        """Routes of other kinds have no next hop, and unicast ones need one."""
-        hop = next((key for key in ("via", "dev", "hops", "weight", "onlink") if key in self.values), "")
+        """Routes of other kinds have no next hop (local ones may have an interface), and unicast ones need one."""
+        at_most = ("via", "hops", "weight", "onlink", *(() if self.kind is RouteKind.LOCAL else ("dev",)))
+        hop = next((key for key in at_most if key in self.values), "")
         if self.kind is not RouteKind.UNICAST:
             return f"a route of the kind {self.kind} has no next hop: remove `{hop}`" if hop else ""
         has_hop = {"via", "dev", "hops"} & self.given

@@ -9,8 +9,10 @@ inside theirs; on a router to those inside that have the same gateway, so that a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from labctl.documents.diagnostics import Hint, suggestion
@@ -43,6 +45,7 @@ FIRST_TABLE = 100  # of tables with names of their own
 _TABLE_MAX = 0xFFFF_FFFF
 _FIRST_PRIORITY = 1000
 _DEFAULTS: dict[Family, Prefix] = {Family.IPV4: ip_network("0.0.0.0/0"), Family.IPV6: ip_network("::/0")}
+_WORDS_HINT = "write a mapping, or words as ip(8) takes them: default via r1"
 _EXAMPLE = "write for example 10.0.2.0/24, default, or the name of a network"
 
 
@@ -81,6 +84,32 @@ def without_replaced(automatic: Sequence[Route], written: Iterable[StaticRoute],
         return False
 
     return [one for one in automatic if not is_replaced(one)]
+
+
+def default_gateways(draft: Draft) -> dict[str, frozenset[Address]]:
+    """Return the addresses that the file names as default gateways of hosts, by host."""
+    found: dict[str, frozenset[Address]] = {}
+    of_models: dict[int, frozenset[Address]] = {}  # nodes of a group share their keys
+    for node in draft.nodes:
+        if node.routing is None or node.kind is not NodeKind.HOST:
+            continue
+        if id(node.routing) not in of_models:
+            gateway = node.routing.gateway
+            texts = [*gateway] if isinstance(gateway, list) else [gateway] if isinstance(gateway, str) else []
+            for route in node.routing.routes if isinstance(node.routing.routes, list) else ():
+                texts += _default_vias(route)
+            of_models[id(node.routing)] = frozenset(filter(None, map(_address, texts)))
+        if gateways := of_models[id(node.routing)]:
+            found[node.name] = gateways
+    return found
+
+
+def _default_vias(model: PlacedText | RouteFile) -> list[str]:
+    """Return the gateways of a default route; none of other routes, and of those that cannot be read."""
+    if isinstance(model, RouteFile):
+        return [*(model.via or ()), *(hop.via or "" for hop in model.hops or ())] if model.to == "default" else []
+    words = model.text.split()
+    return [after for word, after in pairwise(words) if word == "via"] if "default" in words[:2] else []
 
 
 class _Neighbour(Struct, frozen=True):
@@ -238,7 +267,8 @@ class _NodeRoutes:
             family = Family(destination.version)
             if is_exact and source is not None and source.version != family.value:
                 continue
-            hops = [self.hop(via, family, place, exact=is_exact, table=table) for via in vias]
+            is_pair = is_exact and model.kind is not RouteKind.LOCAL
+            hops = [self.hop(via, family, place, exact=is_pair, table=table) for via in vias]
             if None in hops:
                 continue
             route = StaticRoute(
@@ -259,6 +289,8 @@ class _NodeRoutes:
                 self.lab.report(place, message, self.networks())
 
     def vias(self, model: RouteFile) -> list[_Via]:
+        if model.kind is RouteKind.LOCAL:
+            return [_Via("", model.dev or LOOPBACK)]
         if model.kind is not RouteKind.UNICAST:
             return []
         if model.hops is not None:
@@ -515,7 +547,9 @@ def _shape(
     try:
         values = words(model.text.split())
     except ValueError as error:
-        lab.report(place, f"`{model.text[:60]}`: {error}", "write a mapping, or words as ip(8) takes them")
+        command = re.match(r"(ip\s+(-[46]\s+)?)?((route|rule)\s+)?add\s+", model.text)
+        hint = f"leave out `{command[0].strip()}`" if command else _WORDS_HINT
+        lab.report(place, f"`{model.text[:60]}`: {error}", hint)
         return None
     reading = Reading(final=True)
     try:

@@ -12,7 +12,7 @@ import pytest
 import labctl
 from labctl import topology
 from labctl.lab.description import ProcessInfo, ProcessState
-from labctl.observe.inspect import as_data, device_settings, inspect
+from labctl.observe.inspect import as_data, device_settings, inspect, read_node
 from labctl.plan.build import build
 from labctl.plan.operations import Plan
 from labctl.topology.addressing import automatic_mac
@@ -83,6 +83,7 @@ BY_HAND = {
         "a:dummy8: interface was added",
         "a:dummy9: interface was added",
     ],
+    "ip route add local 203.0.113.0/24 dev lo table 100": ["a:lo: route local 203.0.113.0/24 table 100 was added"],
     "sysctl -qw 'net.ipv4.tcp_rmem=4096 8192 20000'": ["a: net.ipv4.tcp_rmem is 4096 8192 20000, not 4096 8192 16384"],
 }
 
@@ -109,6 +110,17 @@ def test_a_change_by_hand_is_reported(command: str) -> None:
         with lab.nodes.entered("a"):
             subprocess.run(["sh", "-ec", command], check=True)
         assert sorted(found(lab, made)) == sorted(BY_HAND[command])
+
+
+@inside
+def test_an_address_with_a_lifetime_is_no_change_by_hand() -> None:
+    made = build(resolved(*ROUTED))
+    with NetworkLab(*made.operations) as lab:
+        with lab.nodes.entered("a"):
+            command = "ip address add 192.0.2.1/24 dev eth0 valid_lft 1000 preferred_lft 1000"
+            subprocess.run(command.split(), check=True)
+        assert "192.0.2.1/24" in [str(one.address) for one in read_node(lab, "a").addresses]
+        assert found(lab, made) == []
 
 
 @inside

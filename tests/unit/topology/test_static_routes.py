@@ -37,6 +37,8 @@ def mistakes(*keys: str) -> list[str]:
         ("{to: far, via: r2}", ["10.0.0.0/24 via 10.0.1.253 dev eth0", "fd00::/64 via fd00:1::fd dev eth0"]),
         ("{to: 192.0.2.0/24, via: 'fd00:1::fe'}", ["192.0.2.0/24 via inet6 fd00:1::fe dev eth0"]),
         ("{to: '2001:db8::/32', dev: eth0}", ["2001:db8::/32 dev eth0"]),
+        ("local default dev lo table 7", ["local default dev lo table 7"] * 2),
+        ("{to: 192.0.2.0/24, kind: local}", ["local 192.0.2.0/24 dev lo"]),
         ("{to: 192.0.2.0/24, via: 'fe80::1', dev: eth0}", ["192.0.2.0/24 via inet6 fe80::1 dev eth0"]),
         ("{to: 192.0.2.0/24, kind: unreachable}", ["unreachable 192.0.2.0/24"]),
         ("{to: 192.0.2.0/24, via: 9.9.9.9, dev: eth0, onlink: true}", ["192.0.2.0/24 via 9.9.9.9 dev eth0 onlink"]),
@@ -160,7 +162,7 @@ TWICE = "h has two routes to default | give one of them a larger `metric`, as a 
         ),
         ("routes: [{to: 10.9.9.9/8, via: r1}]", IN_NETWORK),
         ("routes: [{to: default, via: 10.7.7.7}]", f"the gateway 10.7.7.7 {NEIGHBOUR}"),
-        ("routes: [{to: default, via: 10.0.1.1}]", "the gateway 10.0.1.1 is an address of h itself"),
+        ("routes: [{to: 192.0.2.0/24, via: 10.0.1.1}]", "the gateway 10.0.1.1 is an address of h itself"),
         ("routes: [{to: default, via: s}]", "h does not reach s over IPv4 or IPv6 on a network of its own"),
         ("routes: [{to: '2001:db8::/32', via: 10.0.1.254}]", "an IPv6 route cannot have the IPv4 gateway 10.0.1.254"),
         ("routes: [{to: default, via: r1, dev: eth1}]", "h has no interface `eth1` | did you mean `eth0`?"),
@@ -186,3 +188,24 @@ def test_a_mistake_names_the_remedy(keys: str, expected: str) -> None:
 def test_nodes_of_a_group_share_one_mistake() -> None:
     found = from_lines("hosts: {h: {count: 3, gateway: r9}}", "networks: {lan: {members: [h]}}")[1]
     assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("keys", "lan", "address", "other"),
+    [
+        ("gateway: 10.0.0.1", "networks: {lan: {ipv4: 10.0.0.0/24, members: [h, s]}}", 2, 3),
+        ("routes: [default via 10.0.0.2]", "networks: {lan: {ipv4: 10.0.0.0/24, members: [h, s]}}", 1, 3),
+        ("routes: [{to: default, via: 10.0.0.1}]", "links: [{ends: [h, s], ipv4: 10.0.0.0/24}]", 2, 1),
+        ("gateway: 10.0.0.2", "links: [{ends: [h, s], ipv4: 10.0.0.0/30}]", 1, 2),
+    ],
+)
+def test_hosts_leave_the_address_of_a_written_default_gateway(keys: str, lan: str, address: int, other: int) -> None:
+    found = resolved("addresses: ipv4", f"hosts: {{h: {{{keys}}}, s: }}", lan)
+    got = [str(found.node(name).interfaces[0].addresses[0].ip) for name in ("h", "s")]
+    assert got == [f"10.0.0.{address}", f"10.0.0.{other}"]
+
+
+def test_a_router_gets_the_address_that_its_hosts_call_the_gateway() -> None:
+    lan = "networks: {lan: {ipv4: 10.0.0.0/24, members: [h, r]}}"
+    found = resolved("addresses: ipv4", "hosts: {h: {gateway: 10.0.0.254}}", "routers: {r: }", lan)
+    assert str(found.node("r").interfaces[0].addresses[0]) == "10.0.0.254/24"
