@@ -54,6 +54,8 @@ _STAMP = struct.Struct("=II")
 _TIMESPEC = struct.Struct("@ll")
 _INSTRUCTION = struct.Struct("=HBBI")  # struct sock_filter
 _RETURN = 0x06  # BPF_RET | BPF_K
+_LOAD_HALF, _LOAD_BYTE, _JUMP_IF_EQUAL = 0x28, 0x30, 0x15  # BPF_LD | BPF_ABS | BPF_H or BPF_B; BPF_JMP | BPF_JEQ
+DHCP_BYTES = 400
 
 Write = Callable[..., None]  # of (number of packets, parts of the block)
 
@@ -61,6 +63,27 @@ Write = Callable[..., None]  # of (number of packets, parts of the block)
 def accept(snap_bytes: int) -> bytes:
     """Return the program of a filter (bpf(4)) that takes the first `snap_bytes` of each packet; 0 for none."""
     return _INSTRUCTION.pack(_RETURN, 0, 0, snap_bytes)
+
+
+def accept_headers(snap_bytes: int) -> bytes:
+    """Return a program that takes the first `snap_bytes` of each packet, and `DHCP_BYTES` of those of DHCP.
+
+    The kind of a DHCP message is among its options, which begin 282 bytes after the Ethernet header (RFC 2131).
+    """
+    if snap_bytes >= DHCP_BYTES:
+        return accept(snap_bytes)
+    instructions = (
+        (_LOAD_HALF, 0, 0, 12),  # type of the Ethernet header
+        (_JUMP_IF_EQUAL, 0, 5, 0x0800),
+        (_LOAD_BYTE, 0, 0, 23),  # protocol of IPv4
+        (_JUMP_IF_EQUAL, 0, 3, socket.IPPROTO_UDP),
+        (_LOAD_HALF, 0, 0, 34),  # source port, without options of IPv4
+        (_JUMP_IF_EQUAL, 2, 0, 67),
+        (_JUMP_IF_EQUAL, 1, 0, 68),
+        (_RETURN, 0, 0, snap_bytes),
+        (_RETURN, 0, 0, DHCP_BYTES),
+    )
+    return b"".join(_INSTRUCTION.pack(*each) for each in instructions)
 
 
 class _PacketSocket:
@@ -237,7 +260,7 @@ class PacketQueue(_PacketSocket):
         """
         super().__init__(sock)
         self._indexes: dict[str, int] = {}
-        self._message_bytes = VNET_HEADER_BYTES + snap_bytes
+        self._message_bytes = VNET_HEADER_BYTES + max(snap_bytes, DHCP_BYTES)
         try:
             self._attach(program)
             sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from labctl.printable import printable
 from labctl.report.terminal import INK_OF_OUTCOME, Ink, Look, cells, shorten, wrap
-from labctl.structs import Struct
+from labctl.structs import Struct, replace
 from labctl.timeline.events import loss_texts
 from labctl.timeline.fold import Fold, speaking_hosts
 from labctl.timeline.ladder_layout import NARROWEST_COLUMN, Columns, Layout, Row, Span, Text, Tone, Wave, columns_for
@@ -47,10 +47,11 @@ class Strokes(Struct, frozen=True):
     from_right: str
     crossing: str
     cross: str
+    here: str
 
 
-_LINES = Strokes("│", "┊", "─", "╌", "►", "◄", "├", "┤", "┼", "✗")
-_ASCII_LINES = Strokes("|", ":", "-", "-", ">", "<", "+", "+", "+", "X")
+_LINES = Strokes("│", "┊", "─", "╌", "►", "◄", "├", "┤", "┼", "✗", "●")
+_ASCII_LINES = Strokes("|", ":", "-", "-", ">", "<", "+", "+", "+", "X", "*")
 
 
 def conversation(timeline: Timeline, look: Look) -> list[str]:
@@ -135,15 +136,19 @@ class _Painter:
         self._started_ns = started_ns
         self._is_ascii = is_ascii
         self._strokes = _ASCII_LINES if is_ascii else _LINES
-        self._lifelines = [_LEAD + at * (columns.width + 1) for at in range(len(columns.hosts))]
+        has_lifelines = columns.width > 0 or not columns.are_named
+        self._lifelines = [_LEAD + at * (columns.width + 1) for at in range(len(columns.hosts) if has_lifelines else 1)]
+        self._text_at = (self._lifelines or [_LEAD])[-1] + 2  # of lines with names in front
 
     def count_from(self, started_ns: int) -> None:
         """Show times since this moment."""
         self._started_ns = started_ns
 
     def heads(self) -> list[str]:
-        """Return the line with the hosts and their addresses; none without columns."""
-        if self._columns.are_named or not self._columns.hosts:
+        """Return the line with the hosts and their addresses; of lanes, lines with names; none without lifelines."""
+        if self._columns.are_named:
+            return self._names_of_lanes() if len(self._lifelines) > 1 else []
+        if not self._columns.hosts:
             return []
         pieces = [_Piece(0, "ms".rjust(_TIME_CELLS), Ink.FAINT)]
         for host, at in zip(self._columns.hosts, self._lifelines, strict=True):
@@ -156,6 +161,24 @@ class _Painter:
                 pieces.append(_Piece(at + self._columns.width - left, address, Ink.FAINT))
                 left -= len(address) + 1
         return [self._line(pieces)]
+
+    def _names_of_lanes(self) -> list[str]:
+        """Return the names, which are wider than lanes, on as many lines as they need, each above its lifeline."""
+        lane = self._columns.width + 1
+        longest = max(cells(printable(host)) for host in self._columns.hosts)
+        count = min(-(-(longest + 1) // lane), len(self._columns.hosts))
+        lines = []
+        for level in range(count):
+            pieces = [_Piece(0, "ms".rjust(_TIME_CELLS) if level == count - 1 else "", Ink.FAINT)]
+            strokes: dict[int, tuple[str, Ink]] = {}
+            for number, (host, at) in enumerate(zip(self._columns.hosts, self._lifelines, strict=True)):
+                if number % count == level:
+                    room = self._look.width - at
+                    pieces.append(_Piece(at, shorten(printable(host), room, self._text("\u2026")), Ink.STRONG))
+                elif number % count < level:
+                    strokes[at] = self._strokes.life, Ink.FAINT
+            lines.append(self._line(pieces, strokes))
+        return lines
 
     def lines(self, row: Row | Span) -> list[str]:
         """Return the lines of a row."""
@@ -171,10 +194,9 @@ class _Painter:
             rule = look.paint(f" {rule}", Ink.FAINT) if rule and not others else ""
             return [look.paint(first, ink) + rule, *(look.paint(line, ink) for line in others)]
         if span.kind == "silence":
-            silent = dict.fromkeys(
-                self._lifelines[: 1 if self._columns.are_named else None], (strokes.silent, Ink.FAINT)
-            )
-            return [self._line([_Piece(_LEAD + 2, f"{self._text(chr(0x2026))} {span.text}", ink)], silent)]
+            silent = dict.fromkeys(self._lifelines, (strokes.silent, Ink.FAINT))
+            place = self._text_at if self._columns.are_named else _LEAD + 2
+            return [self._line([_Piece(place, f"{self._text(chr(0x2026))} {span.text}", ink)], silent)]
         mark = f"{getattr(look.glyphs, span.kind)} " if span.kind in INK_OF_OUTCOME else ""
         lines = []
         for number, text in enumerate(wrap(mark + self._text(span.text), look.width - _LEAD - 2, indent="  ")):
@@ -184,8 +206,9 @@ class _Painter:
         return lines
 
     def _named(self, row: Row) -> list[str]:
-        """Return a row without columns: the host in front, and an arrow to the other's name."""
+        """Return a row with the host in front of the text, and the arrow in lanes, or to the other's name."""
         look, wave = self._look, row.wave
+        has_lanes = len(self._lifelines) > 1
         name, text, ink = "", "", Ink.FAINT
         for host, said in row.texts.items():
             if wave is None or host == wave.source:
@@ -193,21 +216,46 @@ class _Painter:
         if wave is not None:
             end = f" {self._strokes.cross} {self._text(wave.cross)}" if wave.cross else ""
             wire = self._strokes.again if wave.is_again else self._strokes.wire
-            arrow = f"{wire} {self._text(wave.labels[max(len(wave.labels) - 3, 0)])} {wire}{self._strokes.right} "
-            name = name or f"{wave.source} "
-            text += f"{' ' if text else ''}{arrow}{printable(wave.target)}{end}"
+            ends = f"{wave.source} {self._text(chr(0x2192))} {wave.target}: "
+            room = look.width - self._text_at - (cells(f"{name}{text} {wire} ") if name else cells(ends)) - cells(end)
+            plainer = wave.labels[max(len(wave.labels) - 3, 0) :] if not has_lanes else wave.labels
+            label = next((each for each in map(self._text, plainer) if cells(each) <= room), self._text(plainer[0]))
+            if not has_lanes:
+                name = name or f"{wave.source} "
+                text += f"{' ' if text else ''}{wire} {label} {wire}{self._strokes.right} {printable(wave.target)}{end}"
+            elif name:
+                text += f" {wire} {label}{end}"
+            else:
+                name = ends
+                text = f"{label}{end}"
             ink = INKS[wave.tone]
         elif row.notes:
             notes = "  ".join(f"{host}: {row.room_for_notes(host)}" for host in row.notes)
             text += f"{'  ' if text else ''}{self._text(notes)}"
         name = printable(name)
         lines = []
-        for number, line in enumerate(wrap(name + text, look.width - _LEAD - 2, indent="    ")):
-            moment = (self._time(row.at_ns) if number == 0 else "").rjust(_TIME_CELLS)
-            named = look.paint(name.rstrip(), Ink.STRONG) + " " if number == 0 and name else ""
-            rest = line[len(name) :] if named else line
-            lines.append(look.paint(f"{moment} {self._strokes.life} ", Ink.FAINT) + named + look.paint(rest, ink))
+        for number, line in enumerate(wrap(name + text, look.width - self._text_at, indent="    ")):
+            pieces = [_Piece(0, (self._time(row.at_ns) if number == 0 else "").rjust(_TIME_CELLS), Ink.FAINT)]
+            strokes = dict.fromkeys(self._lifelines, (self._strokes.life, Ink.FAINT))
+            if number == 0 and has_lanes:
+                pieces += self._lane(row, strokes)
+            if number == 0 and name:
+                pieces.append(_Piece(self._text_at, name.rstrip(), Ink.STRONG))
+                pieces.append(_Piece(self._text_at + cells(name), line[len(name) :], ink))
+            else:
+                pieces.append(_Piece(self._text_at, line, ink))
+            lines.append(self._line(pieces, strokes))
         return lines
+
+    def _lane(self, row: Row, strokes: dict[int, tuple[str, Ink]]) -> list[_Piece]:
+        """Return the arrow without text in its lanes, or mark the host that the text is about."""
+        wave, hosts = row.wave, self._columns.hosts
+        if wave is not None and wave.source != wave.target:
+            return self._arrow(Row(row.at_ns), replace(wave, labels=("",)), strokes)
+        for host in row.texts or row.notes:
+            if host in hosts:
+                strokes[self._lifelines[hosts.index(host)]] = self._strokes.here, Ink.STRONG
+        return []
 
     def _in_columns(self, row: Row) -> list[str]:
         columns, hosts = self._columns, self._columns.hosts
@@ -247,7 +295,7 @@ class _Painter:
         label = next(
             (self._text(each) for each in wave.labels if cells(self._text(each)) + 4 <= length), wave.labels[-1]
         )
-        label = f" {self._text(label)} "
+        label = f" {self._text(label)} " if label else ""
         line = wire * max(length - cells(label) - 2, 0)
         for at in self._lifelines[covered[0] + 1 : covered[-1] + 1]:
             strokes[at] = ("", ink)  # overdrawn

@@ -70,8 +70,7 @@ class _Streaming:
         self._screen = screen
         self._recording = recording
         screen.write(plain.heading(scenario, screen.look))
-        hosts = scenario.speakers if len(scenario.speakers) > 1 else scenario.hosts
-        self._ladder = LiveLadder(screen.look, hosts, recording.nodes, monotonic_ns())
+        self._ladder = LiveLadder(screen.look, scenario.speakers, recording.nodes, monotonic_ns())
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="labctl-ladder", daemon=True)
         self._thread.start()

@@ -170,9 +170,16 @@ class Scenario(Struct, frozen=True):
 
     @property
     def speakers(self) -> tuple[str, ...]:
-        """Names of the hosts with steps or services, in topology order."""
+        """Names of the hosts with steps, and of the hosts and routers with services or calls, in topology order.
+
+        Of hosts at least two, if there are, or all.
+        """
         acting = {step.host for step in self.walk()}
-        return tuple(node.name for node in self.topology.hosts if node.name in acting or node.services)
+        calling = {step.host for step in self.walk() if step.kind in ("calls", "run", "start")}
+        hosts = [node for node in self.topology.hosts if node.name in acting or node.services]
+        names = {node.name for node in (hosts if len(hosts) > 1 else self.topology.hosts)}
+        others = {node.name for node in self.topology.nodes if node.services or node.name in calling}
+        return tuple(node.name for node in self.topology.nodes if node.name in names | others)
 
     def walk(self) -> Iterator[Step]:
         """Every step, in file order."""

@@ -14,7 +14,7 @@ from labctl.timeline.sources import kernel
 from labctl.timeline.sources.packets import sightings
 from labctl.timeline.sources.sockets import SocketSamples
 from labctl.timeline.spool import CLOCK_PAYLOAD, WHOLE_LAB, Kind, Record
-from labctl.timeline.wires import wires_of
+from labctl.timeline.wires import stacked_on, wires_of
 
 if TYPE_CHECKING:
     from labctl.plan.operations import Plan
@@ -26,7 +26,7 @@ class RecordDecoder:
     def __init__(self, plan: Plan, nodes: Sequence[str]) -> None:
         """`nodes` are the names of the recorded nodes, by the index that records have."""
         self._nodes = nodes
-        self._merger = Merger(wires_of(plan), nodes)
+        self._merger = Merger(wires_of(plan), nodes, stacked_on(plan))
         self._joins = Joins()
         self._inferred = InferredDrops()
         self._samples = SocketSamples()

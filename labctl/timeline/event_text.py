@@ -21,6 +21,8 @@ from labctl.timeline.events import (
     State,
     Step,
 )
+from labctl.timeline.packet_headers import vlan_text
+from labctl.timeline.protocol_names import described
 
 _OUTPUT_MAX = 200  # characters of a program's output
 
@@ -79,6 +81,8 @@ def packet_text(packet: Packet, names: Mapping[str, str]) -> str:
             notes.append("checksum left to the device")
     if packet.is_retransmission:
         notes.append("again")
+    if vlan := vlan_text(packet.frame):
+        notes.append(vlan)
     return f"{text} ({', '.join(notes)})" if notes else text
 
 
@@ -87,6 +91,7 @@ def header_text(
 ) -> str:
     """Return the ends and headers of a packet; absolute numbers if no relative ones are given."""
     ends = f"{flow_text(header.flow, names)} " if header.flow else ""
+    about = described(header)
     if header.protocol == "tcp" and header.flags:
         seq = header.seq if relative_seq is None else relative_seq
         parts = [" ".join(header.flags), f"seq {seq}"]
@@ -97,7 +102,11 @@ def header_text(
             parts.append(f"len {header.payload_bytes}")
         if "SYN" in header.flags and header.options:
             parts.append(f"[{header.options}]")
+        if about:
+            parts.append(about)
         return ends + " ".join(parts)
+    if about:
+        return ends + about
     if header.protocol == "udp" and not header.summary:
         return f"{ends}udp len {header.payload_bytes}"
     quoted = f" ({flow_text(header.quoted, names)})" if header.quoted else ""

@@ -18,6 +18,7 @@ from labctl.timeline.events import (
     Counter,
     Drop,
     Flow,
+    Header,
     Mark,
     NodeInfo,
     Output,
@@ -30,6 +31,7 @@ from labctl.timeline.events import (
     Step,
     Timeline,
 )
+from labctl.timeline.protocol_names import inner, is_dhcp
 from labctl.timeline.upkeep import Lookups, is_resolution, traced_calls
 
 _HELD_NS = 20_000_000  # a call or step that may end soon is held back for this long in a live ladder
@@ -148,7 +150,11 @@ def is_named(step: Step) -> bool:
 
 def is_pure_ack(packet: Packet) -> bool:
     """Whether it is a TCP segment that only acknowledges."""
-    return packet.header.flags == ("ACK",) and packet.header.payload_bytes == 0
+    return _only_acknowledges(packet.header)
+
+
+def _only_acknowledges(header: Header) -> bool:
+    return header.flags == ("ACK",) and header.payload_bytes == 0
 
 
 def speaking_hosts(timeline: Timeline) -> list[str]:
@@ -347,7 +353,9 @@ class Fold:
                     flags = (
                         f"{' '.join(event.header.flags)} " if event.header is not None and event.header.flags else ""
                     )
-                    yield Line(event.at_ns, event.host, flags + dropped(event), event)
+                    is_column = event.host in self._hosts
+                    lead = "" if is_column else f"{event.host}: "
+                    yield Line(event.at_ns, event.host if is_column else "", lead + flags + dropped(event), event)
             case Counter() if self._is_full:
                 yield Line(event.at_ns, event.host, f"{event.name} {event.delta:+d}", event)
             case Output() | Mark():
@@ -460,6 +468,10 @@ class Fold:
         if self._is_resolution(packet) and not self._is_full:
             self.hidden[header.protocol] = self.hidden.get(header.protocol, 0) + 1
             return
+        if not self._is_full and packet.journey not in self._drops and hops[-1].receiver:
+            carried = inner(header)
+            if carried is not None and _only_acknowledges(carried[1]):
+                return
         port = self._port_of(packet)
         if not self._is_full and is_pure_ack(packet) and header.window and header.flow is not None:
             connection = header.flow.connection
@@ -468,7 +480,7 @@ class Fold:
             self._handshakes.discard(connection)
         source = next((hop.host for hop in hops if hop.host in self._hosts), "") or self._host_at(header.flow, "source")
         drop = self._drops.get(packet.journey)
-        if drop is not None and drop.reason in _ANSWERED:
+        if drop is not None and (drop.reason in _ANSWERED or is_dhcp(header)):
             drop = None
         if drop is not None:
             self._crossed.add(packet.journey)
@@ -503,9 +515,10 @@ class Fold:
 
     @staticmethod
     def _is_noise(drop: Drop) -> bool:
-        """Whether nothing was lost: data of a closed socket, and announcements of hosts to a link."""
+        """Whether nothing was lost: data of a closed socket, announcements of hosts to a link, and DHCP."""
         protocol = drop.header.protocol if drop.header is not None else ""
-        return drop.reason in _PURGED or protocol in ("arp", "icmpv6", "igmp")
+        is_dhcps = drop.header is not None and is_dhcp(drop.header)
+        return drop.reason in _PURGED or protocol in ("arp", "icmpv6", "igmp") or is_dhcps
 
     def _is_resolution(self, packet: Packet) -> bool:
         """Whether it is address resolution or router discovery, and, of ARP, answered."""

@@ -29,8 +29,12 @@ from labctl.timeline.fold import (
     Silence,
     dropped,
 )
+from labctl.timeline.packet_headers import vlan_text
+from labctl.timeline.protocol_names import described
 
 NARROWEST_COLUMN = 21  # cells; with less, hosts are named in front
+_NARROWEST_LANE, _WIDEST_LANE = 3, 9  # cells between the lifelines of hosts that are named in front
+_LANES_SHARE = 0.45  # of the room, at most: the rest is for text
 _FULL_COLUMN = 54  # cells; from here on calls and packets are shown with everything
 _SHOWN_NS = 1_000_000  # a call or step that took this long has its duration shown
 _WOKEN_NS = 20_000_000  # a call that returns this soon after a packet arrived stands beside it
@@ -112,7 +116,7 @@ class Columns(Struct, frozen=True):
     hosts: tuple[str, ...]
     width: int
     cells: Callable[[str], int]
-    are_named: bool = False  # no columns: hosts are named in front
+    are_named: bool = False  # no columns: hosts are named in front of texts, behind their lifelines if these fit
 
     @property
     def detail(self) -> Detail:
@@ -153,10 +157,17 @@ class Columns(Struct, frozen=True):
 
 
 def columns_for(hosts: Sequence[str], room: int, cells: Callable[[str], int]) -> Columns:
-    """Return columns of equal width for `room` cells, lifelines included; without columns if they were too narrow."""
+    """Return columns of equal width for `room` cells, lifelines included.
+
+    If they were too narrow for text, they are lanes for arrows, with the text behind them; with `width` 0 if even these
+    have no room.
+    """
     number = max(len(hosts), 1)
     width = room // number - 1
-    return Columns(tuple(hosts), width, cells, are_named=width < NARROWEST_COLUMN and number > 1)
+    if width >= NARROWEST_COLUMN or number == 1:
+        return Columns(tuple(hosts), width, cells)
+    lane = min(int(room * _LANES_SHARE) // number - 1, _WIDEST_LANE)
+    return Columns(tuple(hosts), lane if lane >= _NARROWEST_LANE else 0, cells, are_named=True)
 
 
 class Layout:
@@ -213,7 +224,8 @@ class Layout:
             case Arrow():
                 wave = wave_of(item, is_full=self._is_full)
                 if item.source == item.target or not (item.source and item.target):
-                    label = wave.labels[min(1, len(wave.labels) - 1)]
+                    is_numbered = item.packet.header.protocol == "tcp" and len(wave.labels) > 1
+                    label = wave.labels[1 if is_numbered else 0]
                     text = f"lo: {label}" if not item.peer else f"{label} \u2192 {item.peer}"
                     text = text if item.source else f"{item.peer} \u2192 {label}"
                     row.texts[item.source or item.target] = Text(text, wave.cross, wave.tone)
@@ -432,6 +444,11 @@ def _labels(arrow: Arrow, *, is_full: bool) -> Iterator[str]:
         yield f"{port}{size} bytes"
         return
     data = f"{size} bytes" if size != 1 else "1 byte"
+    about = described(header)
+    tag = f", {tags}" if (tags := vlan_text(packet.frame)) else ""
+    if about and header.protocol != "tcp":
+        yield from _cut_at_blanks(f"{about} ({data})" if header.protocol == "udp" and is_full else f"{about}{tag}")
+        return
     if header.protocol == "tcp":
         flags = " ".join(header.flags)
         short = flags if flags == "ACK" else flags.replace("PSH ACK", "PSH").removesuffix(" ACK") if size else flags
@@ -439,13 +456,19 @@ def _labels(arrow: Arrow, *, is_full: bool) -> Iterator[str]:
         numbers += f" ack {packet.relative_ack}" if packet.relative_ack is not None else ""
         window = " window 0" if not header.window and "RST" not in header.flags else ""
         cut = f" in {packet.segments} segments" if packet.segments > 1 else ""
-        preview = _preview(packet)
+        preview = f" {about}" if about else _preview(packet)
         with_data = f", {data}{cut}{preview}" if size else ""
         if is_full:
             options = f" {header.options}" if header.options and "SYN" in header.flags else ""
             yield f"{port}{flags}{again}{numbers}{with_data} win {header.window}{options}"
             yield f"{port}{flags}{again}{numbers}{with_data} win {header.window}"
+        if tag:
+            yield f"{port}{flags}{again}{numbers}{with_data}{window}{tag}"
         yield f"{port}{flags}{again}{numbers}{with_data}{window}"
+        if about:
+            yield f"{port}{about}{again}{window}"
+            yield from _cut_at_blanks(about)
+            return
         if size:
             yield f"{port}{data}{cut}{preview}{again}{numbers}{window}"
             yield f"{port}{data}{cut}{preview}{again}{window}"
@@ -459,6 +482,7 @@ def _labels(arrow: Arrow, *, is_full: bool) -> Iterator[str]:
             yield header.flags[0] + (again and " again")
         return
     if header.protocol == "udp":
+        yield f"{port}UDP {data}{_preview(packet)}{tag}"
         yield f"{port}UDP {data}{_preview(packet)}"
         yield f"UDP {data}{_preview(packet)}"
         yield f"UDP {data}"
@@ -466,9 +490,18 @@ def _labels(arrow: Arrow, *, is_full: bool) -> Iterator[str]:
         return
     summary = header.summary or f"{packet.length} bytes"
     name = {"icmp": "ICMP", "icmpv6": "ICMPv6", "arp": "ARP"}.get(header.protocol, header.protocol)
+    yield f"{name} {summary}{tag}"
     yield f"{name} {summary}"
     yield summary
     yield name
+
+
+def _cut_at_blanks(text: str) -> Iterator[str]:
+    """Return the text, then its beginnings."""
+    yield text
+    words = text.split(" ")
+    for count in range(len(words) - 1, 0, -1):
+        yield " ".join(words[:count]).rstrip(",:") + "\u2026" * (count > 1)
 
 
 def _preview(packet: Packet) -> str:

@@ -1,6 +1,7 @@
 """Make packets of a timeline from sightings: each packet once on each wire, with the same journey on all its wires.
 
-The same packet is recognised by its content. On a wire the whole frame stays the same. In a router the Ethernet header,
+The same packet is recognised by its content. On a wire the whole frame stays the same, but for the
+VLAN tags that switches add and remove. In a router the Ethernet header,
 the TTL and the checksum change; with NAT, one of its ends changes, too. Packets with the same content are taken in
 their order; one that has waited longer than packets need there is taken for lost.
 """
@@ -8,16 +9,19 @@ their order; one that has waited longer than packets need there is taken for los
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from itertools import islice
 from struct import Struct as Packing
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from labctl.timeline.events import Hop, Packet, Source, Wire
 from labctl.timeline.packet_headers import decode
 from labctl.timeline.sources.packets import Sighting
 from labctl.timeline.tcp_numbers import SegmentNumbers
 from labctl.timeline.wires import LOOPBACK
+
+if TYPE_CHECKING:
+    from labctl.topology.model import Endpoint
 
 _HOLD_NS = 50_000_000  # a packet needs at most that on a wire or in a router of a busy machine, beside planned delays
 _HOLD_MIN_NS = 2_000_000  # the same, once it was seen how long they need
@@ -41,15 +45,29 @@ class Merger:
     """Makes packets from sightings, all at once or while they arrive.
 
     `wires` are those of the lab; an interface that is on none of them gets a wire of its own (`tun0 of gw`), which is
-    then in `wires`. `nodes` are those whose packets are recorded; None for all.
+    then in `wires`. `nodes` are those whose packets are recorded; None for all. `stacked` are devices on top of
+    interfaces that are on wires (labctl.timeline.wires.stacked_on): a packet of both is one of the wire.
     """
 
-    def __init__(self, wires: Iterable[Wire], nodes: Collection[str] | None = None) -> None:
+    def __init__(
+        self,
+        wires: Iterable[Wire],
+        nodes: Collection[str] | None = None,
+        stacked: Mapping[Endpoint, tuple[Endpoint, ...]] | None = None,
+    ) -> None:
         self._wires = [_Wire(wire, nodes) for wire in wires]
         self._wire_of = {(end.node, end.ifname): wire for wire in self._wires for end in wire.wire.ends}
         self._interfaces: dict[str, int] = {}  # number of those that a node may forward between
         for node, interface in self._wire_of:
             self._interfaces[node] = self._interfaces.get(node, 0) + (interface != LOOPBACK)
+        self._stacked = {
+            (device.node, device.ifname): [
+                wire for end in below if (wire := self._wire_of.get((end.node, end.ifname))) is not None
+            ]
+            for device, below in (stacked or {}).items()
+        }
+        for node, _ in self._stacked:
+            self._interfaces[node] = self._interfaces.get(node, 0) + 1
         self._transits: dict[str, _Transits] = {}
         self._sightings: list[Sighting] = []
         self._unemitted: deque[_Crossing] = deque()
@@ -96,8 +114,11 @@ class Merger:
         else:
             count = next((index for index, each in enumerate(ready) if each.at_ns >= until_ns), len(ready))
             ready, self._sightings = ready[:count], ready[count:]
-        wire_of = self._wire_of
+        wire_of, stacked = self._wire_of, self._stacked
         for sighting in ready:
+            if stacked and (below := stacked.get((sighting.node, sighting.interface))) is not None:
+                self._arrive_above(sighting, below)
+                continue
             wire = wire_of.get((sighting.node, sighting.interface)) or self._found_wire(sighting)
             if sighting.is_outgoing:
                 self._leave(sighting, wire)
@@ -129,11 +150,27 @@ class Merger:
         crossing = wire.arrived(sighting, is_unicast=is_unicast)
         if crossing is None:
             crossing = self._cross(sighting, wire, None)
-        if self._interfaces[sighting.node] > 1 and is_unicast and not wire.is_loopback:
+        if is_unicast:
+            self._remember_arrival(sighting, wire, crossing.journey)
+
+    def _remember_arrival(self, sighting: Sighting, wire: _Wire, journey: int) -> None:
+        """Remember a packet that its node may forward to another wire."""
+        if self._interfaces[sighting.node] > 1 and not wire.is_loopback:
             transits = self._transits.get(sighting.node)
             if transits is None:
                 transits = self._transits[sighting.node] = _Transits()
-            transits.add(sighting, crossing.journey)
+            transits.add(sighting, journey)
+
+    def _arrive_above(self, sighting: Sighting, wires: Iterable[_Wire]) -> None:
+        """Take a packet at a device on top of an interface, where it has a MAC address of its own: else it is known."""
+        if sighting.is_outgoing or sighting.is_for_other:
+            return
+        is_unicast = not _is_multicast(sighting)
+        for wire in wires if is_unicast else ():
+            crossing = wire.arrived(sighting, is_unicast=is_unicast)
+            if crossing is not None:
+                self._remember_arrival(sighting, wire, crossing.journey)
+                return
 
     def _cross(self, sighting: Sighting, wire: _Wire, journey: int | None) -> _Crossing:
         if journey is None:
@@ -145,7 +182,10 @@ class Merger:
 
     def _packet(self, crossing: _Crossing) -> Packet:
         sighting = crossing.sighting
-        header = decode(sighting.frame, sighting.length)
+        frame, length, tags = sighting.frame, sighting.length, sighting.tags
+        if tags:
+            frame, length = frame[:12] + tags + frame[12:], length + len(tags)
+        header = decode(frame, length)
         numbers = crossing.wire.numbers.number(header)
         is_again = numbers.is_retransmission
         if self._transits and header.protocol == "tcp":
@@ -169,8 +209,8 @@ class Merger:
             receiver_interface=arrival.interface if arrival else "",
             arrived_ns=arrival.at_ns if arrival else None,
             header=header,
-            length=sighting.length,
-            frame=sighting.frame,
+            length=length,
+            frame=frame,
             journey=crossing.journey,
             segment_bytes=sighting.segment_bytes,
             is_checksum_ready=sighting.is_checksum_ready,

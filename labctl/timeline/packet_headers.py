@@ -92,6 +92,16 @@ def decode(frame: bytes, length: int) -> Header:
     return _decode_any(frame, max(length, len(frame)))
 
 
+def vlan_text(frame: bytes) -> str:
+    """Return the VLAN of an Ethernet frame, `VLAN 10` (of two tags `VLAN 10.20`); "" without a tag."""
+    found = []
+    at = 12
+    while len(frame) >= at + 4 and int.from_bytes(frame[at : at + 2]) in VLAN_TYPES:
+        found.append(str(int.from_bytes(frame[at + 2 : at + 4]) & 0xFFF))
+        at += 4
+    return f"VLAN {'.'.join(found)}" if found else ""
+
+
 def _decode_any(frame: bytes, length: int) -> Header:
     try:
         (ethertype,) = _U16.unpack_from(frame, 12)

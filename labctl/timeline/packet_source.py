@@ -15,7 +15,7 @@ from time import CLOCK_REALTIME, clock_gettime_ns
 
 from labctl.clock import monotonic_ns
 from labctl.errors import errno_name
-from labctl.kernel.packet_ring import PacketQueue, PacketRing, Write, accept
+from labctl.kernel.packet_ring import PacketQueue, PacketRing, Write, accept_headers
 from labctl.structs import json_encode
 from labctl.timeline.recorder_settings import PacketSettings
 from labctl.timeline.spool import LOST_PAYLOAD, Kind, SpoolWriter
@@ -55,7 +55,7 @@ class PacketSource:
         self._settings = settings
         self._in_thread = in_thread
         queue_bytes = QUEUE_SHARE * settings.ring_bytes
-        self._program = bytes.fromhex(settings.program) or accept(settings.snap_bytes)
+        self._program = bytes.fromhex(settings.program) or accept_headers(settings.snap_bytes)
         self._queue = PacketQueue(now, queue_bytes, self._program, settings.snap_bytes)
         self._later: socket.socket | None = later
         self._ring: PacketRing | None = None

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from labctl.timeline.events import AnyEvent, Call, Header, Packet, Source
+from labctl.timeline.protocol_names import TUNNELS, inner, is_vxlan
 
 _RESOLUTION = re.compile(r"who has|is at|is here|neighbo|router|multicast listener|membership|mld|igmp", re.IGNORECASE)
 
@@ -26,8 +27,13 @@ def upkeep(events: Sequence[AnyEvent]) -> list[int]:
 
 
 def is_resolution(header: Header) -> bool:
-    """Return whether a packet is of ARP, neighbour or router discovery, or group membership."""
-    return header.protocol in ("arp", "icmpv6", "igmp") and _RESOLUTION.search(header.summary) is not None
+    """Return whether a packet is of ARP, neighbour or router discovery, or group membership; in a tunnel, too."""
+    if header.protocol in ("arp", "icmpv6", "igmp"):
+        return header.protocol == "igmp" or _RESOLUTION.search(header.summary) is not None
+    if header.protocol in TUNNELS or is_vxlan(header):
+        carried = inner(header)
+        return carried is not None and is_resolution(carried[1])
+    return False
 
 
 def traced_calls(events: Iterable[AnyEvent]) -> Iterable[Call]:

@@ -58,7 +58,8 @@ scenario.observations scenario.requirements scenario.results scenario.run_order 
 scenario.scenario_recording scenario.state scenario.step_checker scenario.steps scenario.timeline_events timeline
 topology.filter_schema
 timeline.decoding timeline.events timeline.evidence timeline.fold timeline.inferred_drops timeline.joins
-timeline.ladder_layout timeline.merge timeline.packet_headers timeline.packet_source timeline.recorder
+timeline.ladder_layout timeline.merge timeline.packet_headers timeline.packet_source timeline.protocol_names
+timeline.recorder
 timeline.recorder_process timeline.recorder_settings timeline.recording timeline.sources timeline.sources.kernel
 timeline.sources.packets timeline.sources.sockets timeline.sources.tls_keys timeline.spool timeline.tcp_numbers
 timeline.upkeep timeline.wires topology.impairment_schema

@@ -24,6 +24,7 @@ _STATUS_CHECKSUM_NOT_READY, _STATUS_VLAN, _STATUS_VLAN_TYPE = 1 << 3, 1 << 4, 1 
 _OTHER_HOST, _OUTGOING = 3, 4  # PACKET_* of packet(7)
 _ETHERNET, _LOOPBACK = 1, 772  # ARPHRD_*, linux/if_arp.h
 _VLAN = 0x8100
+_VLAN_TYPES = (b"\x81\x00", b"\x88\xa8")  # IEEE 802.1Q, 802.1ad
 
 
 class Sighting(Struct, frozen=True, gc=False):
@@ -38,6 +39,7 @@ class Sighting(Struct, frozen=True, gc=False):
     segment_bytes: int = 0  # GSO: payload of each segment that the device would send; 0: one segment
     is_checksum_ready: bool = True
     is_for_other: bool = False  # to another node's hardware address: a switch flooded it
+    tags: bytes = b""  # of VLANs, which stand before the type: `frame` and `length` are without them
 
 
 def sightings(block: bytes, node: str, interfaces: Mapping[int, str], clock: Clock) -> list[Sighting]:
@@ -62,13 +64,15 @@ def sightings(block: bytes, node: str, interfaces: Mapping[int, str], clock: Clo
         if begin + captured > end:
             break
         frame = block[begin : begin + captured]
+        tags = b""
         if hardware != _ETHERNET and hardware != _LOOPBACK:
             frame = bytes(12) + protocol + frame
             length += 14
         elif status & _STATUS_VLAN:
             tag_type = tag_type if status & _STATUS_VLAN_TYPE else _VLAN
-            frame = frame[:12] + tag_type.to_bytes(2) + (tag & 0xFFFF).to_bytes(2) + frame[12:]
-            length += 4
+            tags = tag_type.to_bytes(2) + (tag & 0xFFFF).to_bytes(2)  # the kernel has taken it out of the frame
+        if frame[12:14] in _VLAN_TYPES:  # with two tags, the kernel takes out the first
+            tags, frame, length = tags + frame[12:16], frame[:12] + frame[16:], length - 4
         found.append(
             Sighting(
                 seconds * _SECOND_NS + nanoseconds - offset_ns,
@@ -80,6 +84,7 @@ def sightings(block: bytes, node: str, interfaces: Mapping[int, str], clock: Clo
                 gso_size(block, begin - _GSO_SIZE_BACK)[0],
                 not status & _STATUS_CHECKSUM_NOT_READY,
                 kind == _OTHER_HOST,
+                tags,
             )
         )
         if not following:

@@ -10,7 +10,7 @@ from time import CLOCK_REALTIME, clock_gettime_ns
 
 import pytest
 
-from labctl.kernel.packet_ring import AF_PACKET, BLOCK, PacketQueue, PacketRing, accept, stamping_socket
+from labctl.kernel.packet_ring import AF_PACKET, BLOCK, PacketQueue, PacketRing, accept, accept_headers, stamping_socket
 from labctl.lab.client.handle import Lab
 from labctl.timeline.events import Clock
 from labctl.timeline.sources.packets import Sighting, sightings
@@ -102,6 +102,19 @@ def test_a_filter_decides_how_many_bytes_are_captured(lab: Lab) -> None:
         ring.flush(taken)
     (seen,) = [each for block in taken.blocks for each in sightings(block, "client", {}, Clock()) if each.length == 142]
     assert len(seen.frame) == 60
+
+
+def test_more_is_captured_of_dhcp_whose_kind_stands_behind_its_header(lab: Lab) -> None:
+    taken = Taken()
+    with closing(ring_on(lab, "client", accept_headers(60))) as ring:
+        send(lab, b"x" * 100)
+        with closing(lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM)) as sock:
+            sock.bind(("", 68))
+            sock.sendto(b"y" * 300, ("10.0.0.2", 67))
+        ring.flush(taken)
+    seen = [each for block in taken.blocks for each in sightings(block, "client", {}, Clock())]
+    assert {len(each.frame) for each in seen if each.length == 142} == {60}
+    assert {len(each.frame) for each in seen if each.length == 342} == {342}
 
 
 def test_after_the_filter_that_rejects_all_nothing_more_comes(lab: Lab) -> None:

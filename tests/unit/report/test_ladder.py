@@ -163,12 +163,29 @@ def test_a_call_that_never_returns_is_marked() -> None:
     assert "│ recv(3, …) … has not returned" in drawn(timelines.datagrams())
 
 
-def test_more_hosts_than_columns_fit_are_named_in_front() -> None:
+def test_more_hosts_than_columns_fit_have_lanes_for_arrows_and_are_named_behind_them() -> None:
     lines = drawn(timelines.several(7)).split("\n")
-    assert lines[:3] == [
+    assert lines[:6] == [
+        "      client-1    client-4    client-7",
+        "      │   client-2│   client-5│   server",
+        "   ms │   │   client-3│   client-6│",
+        " 0.00 ├───┼───┼───┼───┼───┼───┼──►│ client-1: connect(3, 10.0.0.2:5000) ─ SYN",
+        " 0.02 │◄──┼───┼───┼───┼───┼───┼───┤ server → client-1: SYN ACK seq 0 ack 1",
+        " 0.03 ├───┼───┼───┼───┼───┼───┼──►│ client-1: … connect → 0 ─ ACK seq 1 ack 1",
+    ]
+
+
+def test_what_one_host_does_is_marked_in_its_lane() -> None:
+    steps = [step(str(number), call(f"h{number}", "getpid()", 2, number)) for number in range(5)]
+    lines = of_steps(*steps, hosts=("h0", "h1", "h2", "h3", "h4")).split("\n")
+    assert lines[-1].split() == ["4.00", "│", "│", "│", "│", "●", "h4:", "getpid()", "→", "2"]
+
+
+def test_more_hosts_than_lanes_fit_are_named_in_front() -> None:
+    lines = drawn(timelines.several(19)).split("\n")
+    assert lines[:2] == [
         " 0.00 │ client-1: connect(3, 10.0.0.2:5000) ─ SYN seq 0 ─► server",
         " 0.02 │ server ─ SYN ACK seq 0 ack 1 ─► client-1",
-        " 0.03 │ client-1: … connect → 0 ─ ACK seq 1 ack 1 ─► server",
     ]
 
 

@@ -343,3 +343,45 @@ def test_live_packets_are_those_of_the_whole(moments: list[int], reads: list[int
         found += packets
     merger.add(in_order[added:])
     assert found + merger.finish() == merged(sightings, PAIR)
+
+
+# -- VLANs and devices
+
+
+def test_a_tag_that_a_switch_adds_does_not_hide_the_arrival() -> None:
+    tags = bytes.fromhex("8100000a")
+    left, arrived = crossing(1000, "client:eth0", "server:eth0", FRAME)
+    (packet,) = merged([left, replace(arrived, tags=tags)], PAIR)
+    assert (packet.receiver, packet.frame) == ("server", FRAME)
+    (packet,) = merged([replace(left, tags=tags), arrived], PAIR)
+    assert (packet.receiver, packet.frame, packet.length) == ("server", frames.vlan(FRAME, 10), len(FRAME) + 4)
+
+
+STACKED = {Endpoint("server", "mac1"): (Endpoint("server", "eth0"),)}
+
+
+def stacked(sightings: list[Sighting]) -> list[Packet]:
+    merger = Merger(PAIR, stacked=STACKED)
+    merger.add(sightings)
+    return merger.finish()
+
+
+def test_a_packet_of_a_device_is_one_of_the_interface_below_it() -> None:
+    out = [seen(900, "server:mac1", FRAME, out=True), *crossing(1000, "server:eth0", "client:eth0", FRAME)]
+    back = [*crossing(9000, "client:eth0", "server:eth0", FRAME), seen(9999 * US, "server:mac1", FRAME)]
+    assert [(each.host, each.receiver) for each in stacked(out + back)] == [("server", "client"), ("client", "server")]
+
+
+def test_a_packet_for_the_mac_address_of_a_device_arrives_there() -> None:
+    left, below = crossing(1000, "client:eth0", "server:eth0", FRAME)
+    (packet,) = stacked([left, replace(below, is_for_other=True), seen(6000, "server:mac1", FRAME)])
+    assert (packet.receiver, packet.receiver_interface) == ("server", "mac1")
+
+
+def test_a_router_on_a_stick_forwards_between_vlans() -> None:
+    wires = (wire("lan", "client:eth0", "server:eth0", "gw:eth0"),)
+    merger = Merger(wires, stacked={Endpoint("gw", "eth0.10"): (Endpoint("gw", "eth0"),)})
+    merger.add(
+        crossing(1000, "client:eth0", "gw:eth0", FRAME) + crossing(9000, "gw:eth0", "server:eth0", routed(FRAME))
+    )
+    assert len({packet.journey for packet in merger.finish()}) == 1

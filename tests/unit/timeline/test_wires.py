@@ -8,7 +8,7 @@ from labctl.documents import parse
 from labctl.plan.build import build
 from labctl.plan.operations import Plan
 from labctl.timeline.events import Wire
-from labctl.timeline.wires import hosts_of, links_of, nodes_of, wires_of
+from labctl.timeline.wires import hosts_of, links_of, nodes_of, stacked_on, wires_of
 from labctl.topology import resolve_inline
 from labctl.topology.model import Endpoint, NodeKind
 
@@ -72,3 +72,41 @@ def test_nodes_have_their_addresses_and_switches_have_none() -> None:
 
 def test_links_include_those_of_switches() -> None:
     assert [(a.node, b.node) for a, b in links_of(plan_of(TWO_SWITCHES))] == [("a", "s1"), ("s1", "s2"), ("s2", "b")]
+
+
+TUNNELS = """
+name: t
+hosts:
+  a: {interfaces: {v: {vxlan: 7, remotes: [b, c], ipv4: 172.16.2.1/24}}}
+  b: {interfaces: {v: {vxlan: 7, remotes: [a, c], ipv4: 172.16.2.2/24}}}
+  c: {interfaces: {v: {vxlan: 7, remotes: [a, b], ipv4: 172.16.2.3/24}}}
+networks: {lan: {members: [a, b, c]}}
+tunnels: [{ends: [a, b], kind: gre, ipv4: 172.16.1.0/24}, {ends: [a, b], kind: wireguard, ipv4: 172.16.3.0/24}]
+"""
+
+
+def test_the_ends_of_a_tunnel_are_a_wire() -> None:
+    found = [wire for wire in wires_of(plan_of(TUNNELS)) if wire.name not in ("lan", "lo of a", "lo of b", "lo of c")]
+    assert sorted("".join(end.node for end in wire.ends) for wire in found) == ["ab", "ab", "abc"]
+    assert "vxlan 7" in [wire.name for wire in found]
+
+
+STACKED = """
+name: t
+hosts:
+  a:
+    interfaces:
+      eth0.10: {vlan: 10, on: eth0}
+      mac1: {macvlan: bridge, on: eth0.10}
+      br1: {bridge: true, members: [eth1, eth2]}
+  b:
+links: [[a, b], [a, b], [a, b]]
+"""
+
+
+def test_devices_stand_on_the_interfaces_whose_packets_they_have() -> None:
+    assert stacked_on(plan_of(STACKED)) == {
+        Endpoint("a", "eth0.10"): names("a:eth0"),
+        Endpoint("a", "mac1"): names("a:eth0"),
+        Endpoint("a", "br1"): names("a:eth1", "a:eth2"),
+    }

@@ -28,9 +28,15 @@ def test_a_packet_left_to_the_device_has_the_size_of_its_segments() -> None:
     assert (found.length, found.segment_bytes, found.is_checksum_ready) == (7306, 1448, False)
 
 
-def test_a_removed_vlan_tag_is_put_back() -> None:
+def test_a_vlan_tag_that_the_kernel_took_out_stands_beside_the_frame() -> None:
     (found,) = sightings(ring_block(ring_packet(FRAME, 0, status=0x51, tag=(5, 0x88A8))), "n", {}, CLOCK)
-    assert (found.frame, found.length) == (vlan(FRAME, 5, 0x88A8), len(FRAME) + 4)
+    assert (found.frame, found.length, found.tags) == (FRAME, len(FRAME), bytes.fromhex("88a80005"))
+
+
+def test_a_second_vlan_tag_is_taken_out_too() -> None:
+    packet = ring_packet(vlan(FRAME, 20), 0, status=0x51, tag=(5, 0x88A8))
+    (found,) = sightings(ring_block(packet), "n", {}, CLOCK)
+    assert (found.frame, found.length, found.tags) == (FRAME, len(FRAME), bytes.fromhex("88a8000581000014"))
 
 
 def test_a_packet_of_a_tunnel_gets_an_ethernet_header() -> None:
