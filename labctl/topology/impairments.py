@@ -127,7 +127,10 @@ def together(values: Mapping[str, Value]) -> tuple[Impairment, Flaw | None]:
 
 
 def _flaw(made: Impairment, values: Mapping[str, Value]) -> Flaw | None:
+    has_rate = made.rate_bit_s or values.get("profile")  # whose moments are checked each
     for key, (needed, hint) in _NEEDS.items():
+        if needed == "rate" and has_rate:
+            continue
         if values.get(key) and not values.get(needed) and not (key == "gap" or values.get(key) == "uniform"):
             purpose = "that it varies" if key == "jitter" else ""
             return Flaw(key, f"{key} needs a {needed} {purpose}".rstrip(), hint)
@@ -137,9 +140,9 @@ def _flaw(made: Impairment, values: Mapping[str, Value]) -> Flaw | None:
         return Flaw("jitter", message, f"use a delay of at least {least}")
     if made.loss_ppm and made.gemodel:
         return Flaw("gemodel", "`loss` and `gemodel` are two models of the same", "keep one of them")
-    if made.discipline is not Discipline.FIFO and not made.rate_bit_s:
+    if made.discipline is not Discipline.FIFO and not has_rate:
         return Flaw("discipline", "a discipline needs a rate: without one no packet waits", "add `rate: 10mbit`")
-    if made.queue and not made.rate_bit_s and (made.queue.unit is not QueueUnit.PACKETS or not made.is_emulated):
+    if made.queue and not has_rate and (made.queue.unit is not QueueUnit.PACKETS or not made.is_emulated):
         return Flaw("queue", "a queue needs a rate: without one no packet waits", "add for example `rate: 10mbit`")
     return None
 

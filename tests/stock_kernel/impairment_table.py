@@ -215,7 +215,7 @@ def write_table() -> None:
     text = (
         f"Measured on Debian's kernel {kernel}, emulated by QEMU without KVM on {os.cpu_count()} processors with other "
         f"work (load average {load:.1f}), and both ends in one process. This makes delays longer and rates lower; the "
-        "first two rows tell how much.\n\n"
+        "first three rows tell how much.\n\n"
     )
     before, _, rest = PAGE.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)

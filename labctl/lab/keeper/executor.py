@@ -502,19 +502,20 @@ class Execution:
         interface.impairment = operation if operation.impairment else None
         self._nodes.note_profile(interface, node, ifname)
         wanted = operation.impairment
-        if wanted and wanted.profile:
-            wanted = wanted.profile.moments[0].impairment
-        self._impair(operation, interface, wanted)
+        interface.moment = wanted.profile.moments[0].impairment if wanted and wanted.profile else None
+        self._impair(operation, interface, wanted if interface.moment is None else interface.moment)
 
     def show_moment(self, node: str, ifname: str, impairment: Impairment) -> None:
         """Impair the interface as a moment of its profile does; `undo` does not know of it."""
         interface = self._nodes.interface(node, ifname)
         if interface is not None and interface.impairment is not None:
+            interface.moment = impairment
             self._impair(interface.impairment, interface, impairment)
 
     def _impair(self, operation: SetImpairment, interface: Interface, wanted: Impairment | None) -> None:
         from labctl.kernel.qdiscs import remove_root
         from labctl.lab.keeper.qdisc_messages import impairment_messages
+        from labctl.plan.queueing import queues
 
         lost_ppm = 0
         if wanted and self._is_lost_by_rule(operation.node, wanted):
@@ -522,7 +523,7 @@ class Execution:
         if lost_ppm or interface.has_loss_rule:
             self._set_loss_rule(operation, interface, lost_ppm)
         shown, interface.shown = interface.shown, wanted
-        if not wanted:
+        if not wanted or not queues(wanted, operation.mtu):  # a queue alone has no discipline
             self._enqueue(operation.node, remove_root(interface.index), operation, (errno.ENOENT, errno.ENODEV))
             return
         link = " - ".join(":".join(end) for end in self._ends(operation)) or f"{operation.node}:{operation.ifname}"

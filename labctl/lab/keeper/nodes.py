@@ -11,7 +11,7 @@ from labctl.kernel.link_state import SavedLink
 from labctl.kernel.namespaces import current_network, entered, new_network, open_ping_sockets, socket_in
 from labctl.kernel.netlink import LOOPBACK_INDEX
 from labctl.plan.operations import AddAddress, AddRoute, AddStaticRoute, SetImpairment
-from labctl.structs import Struct, field
+from labctl.structs import Struct, field, replace
 from labctl.topology.model import NodeKind
 from labctl.topology.netem import Impairment, Profile
 
@@ -32,6 +32,7 @@ class Interface(Struct):
     assigned: list[AddAddress | AddRoute] = field(default_factory=list)  # the plan's addresses and routes on it
     static_routes: tuple[AddStaticRoute, ...] = ()  # those of the file through it, which its node has now
     impairment: SetImpairment | None = None  # the one in force
+    moment: Impairment | None = None  # of the profile in force: the present one
     shown: Impairment | None = None  # what its disciplines are made for: a moment of a profile, or without loss
     has_loss_rule: bool = False  # nftables loses packets that it sends, because the kernel has no netem
     finds_neighbours: bool = True  # False: it has no neighbour discovery, and its addresses are in use at once
@@ -67,9 +68,14 @@ class NodeTable:
         self.profiled: dict[tuple[str, str], Profile] = {}  # by interface: those that are in force
 
     def impaired(self, nodes: Collection[str] = ()) -> list[SetImpairment]:
-        """Return the impairments in force on these nodes; on all if there is none."""
+        """Return the impairments in force on these nodes; on all if there is none.
+
+        One with a profile has the values of the present moment.
+        """
         return [
-            interface.impairment
+            replace(interface.impairment, impairment=replace(interface.moment, profile=impairment.profile))
+            if interface.moment is not None and (impairment := interface.impairment.impairment)
+            else interface.impairment
             for name in nodes or self._nodes
             if name in self._nodes
             for interface in self._nodes[name].interfaces.values()

@@ -20,7 +20,7 @@ from labctl.observe.impairments import impairments
 from labctl.observe.machine import without_qdisc
 from labctl.plan.build import build, set_impairments
 from labctl.plan.operations import Plan
-from labctl.topology.netem import Impairment, Profile
+from labctl.topology.netem import Impairment, Profile, QueueLimit, QueueUnit
 from tests import skips
 from tests.integration import networks
 from tests.integration.detached import becomes, running
@@ -72,6 +72,17 @@ def test_the_last_moment_stays(tmp_path: object, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("LABCTL_STATE_DIR", f"{tmp_path}/state")
     with attached(built("[{at: 0s, rate: 8mbit}, {at: 100ms, rate: 16mbit}]")) as lab:
         assert becomes(lambda: rate(lab) == 16)
+        (present,) = lab.impaired().values()
+        assert present.rate_bit_s == 16_000_000
+        assert present.profile is not None
+
+
+@inside
+def test_a_queue_without_anything_that_queues_replaces_the_discipline_before() -> None:
+    plan = built("[{at: 0s, rate: 8mbit}]")
+    with NetworkLab(*plan.operations) as lab:
+        lab.apply(*set_impairments(plan, [("a", "eth0")], Impairment(queue=QueueLimit(10, QueueUnit.PACKETS))))
+        assert impairments(lab, "a") == {}
 
 
 @inside
