@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from labctl.plan.diff import Difference
     from labctl.plan.operations import Operation, Plan
     from labctl.topology.model import Topology
+    from labctl.topology.netem import Impairment
 
 _ATTEMPTS = 4  # another command may stop or create the lab in the meantime
 
@@ -239,14 +240,15 @@ def _strayed(lab: Lab, before: Description) -> list[tuple[Operation, str]]:
     """
     from labctl.plan.build import set_impairments
     from labctl.plan.operations import SetImpairment, SetUp
+    from labctl.topology.netem import Impairment
 
-    plan, in_force = before.plan, lab.impaired()
+    plan, in_force, none = before.plan, lab.impaired(), Impairment()
     planned = {
         (one.node, one.ifname): one.impairment
         for one in plan.operations
         if isinstance(one, SetImpairment) and one.impairment
     }
-    changed = [end for end in {**planned, **in_force} if planned.get(end) != in_force.get(end)]
+    changed = [end for end in {**planned, **in_force} if not _is_same(planned.get(end, none), in_force.get(end, none))]
     ups = [SetUp(*end) for end in before.down]
     found: list[tuple[Operation, str]] = [
         (one, f"{one.node}:{one.ifname}: set up again") for one in ups if one in plan.operations
@@ -257,6 +259,11 @@ def _strayed(lab: Lab, before: Description) -> list[tuple[Operation, str]]:
             for one in set_impairments(plan, [end], planned.get(end))
         ]
     return found
+
+
+def _is_same(planned: Impairment, present: Impairment) -> bool:
+    """Return whether it is in force; of a profile the present moment is."""
+    return planned == present or (planned.profile is not None and planned.profile == present.profile)
 
 
 def _show_restored(screen: Screen, faults: Sequence[FaultInfo], strayed: Sequence[tuple[Operation, str]]) -> None:

@@ -14,6 +14,7 @@ import pytest
 from labctl.observe.machine import without_qdisc
 from tests import skips
 from tests.e2e.command import LABCTL, TIMEOUT_S, environment, labctl
+from tests.integration.detached import becomes
 
 NO_TBF = without_qdisc("tbf")
 SCHEMA = json.loads((Path(__file__).parents[2] / "labctl" / "schemas" / "inspect.schema.json").read_text())
@@ -68,14 +69,13 @@ def test_a_link_is_shown_changed_and_cleared_and_inspect_tells_what_is_not_the_f
     assert impaired == {"a:eth0": RATE, "b:eth0": RATE | {"rate_bit_s": 3_000_000}}
     assert differs == ["b:eth0: impairment is rate 3mbit, not rate 50mbit"]
     assert "b:eth0: impairment is rate 3mbit, not rate 50mbit" in said("inspect")
-    assert "nothing to change" in said("up", str(file), "--name", name)
-    assert "rate 3mbit" in said("link", "a", "b"), "what was changed by hand is left alone"
+    assert "b:eth0: impairment as in the file again" in said("up", str(file), "--name", name)
+    assert inspected() == ({"a:eth0": RATE, "b:eth0": RATE}, [])
     said("link", "a", "b", "clear")
     assert inspected()[0] == {}
     file.write_text(FILE.replace("50mbit", "20mbit"))
-    assert said("up", str(file), "--name", name, "--dry-run").endswith(
-        "~ impairment of a:eth0 - b:eth0: rate 50mbit to rate 20mbit\n"
-    )
+    planned = said("up", str(file), "--name", name, "--dry-run")
+    assert "~ impairment of a:eth0 - b:eth0: rate 50mbit to rate 20mbit\n" in planned
     said("up", str(file), "--name", name)
     assert inspected() == (dict.fromkeys(("a:eth0", "b:eth0"), RATE | {"rate_bit_s": 20_000_000}), [])
 
@@ -123,3 +123,20 @@ def test_a_scenario_in_a_running_lab_gives_its_links_back_as_they_were(name: str
     )
     assert "passed" in said("run", str(file), "--lab", name)
     assert inspected()[0] == {"a:eth0": RATE | {"rate_bit_s": 7_000_000}, "b:eth0": RATE}
+
+
+def test_a_profile_that_plays_is_no_difference_from_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("LABCTL_STATE_DIR", str(tmp_path / "state"))
+    file, name = tmp_path / "cell.yaml", f"p{os.getpid()}"
+    moments = "[{at: 0s, rate: 8mbit}, {at: 1ms, rate: 9mbit}]"
+    file.write_text(f"hosts: {{a: , b: }}\nlinks: [{{ends: [a, b], profile: {{moments: {moments}}}}}]\n")
+    try:
+        said("up", str(file), "--name", name)
+        assert becomes(lambda: "rate 9mbit" in said("link", "a", "b"))
+        assert "nothing to change" in said("up", str(file), "--name", name)
+        assert "rate 9mbit queue 10packets from a, rate 9mbit, profile of 2 moments from b" in " ".join(
+            said("link", "a", "b", "set", "queue=10packets", "--from", "a").split()
+        )
+        assert "~ a:eth0: impairment as in the file again" in said("up", str(file), "--name", name)
+    finally:
+        labctl("down", "--all")
