@@ -43,8 +43,15 @@ _COMPARISONS: Mapping[type[ast.AST], Callable[[Any, Any], bool]] = MappingProxyT
 _UNARY: Mapping[type[ast.AST], Callable[[Any], Any]] = MappingProxyType(
     {ast.USub: operator.neg, ast.UAdd: operator.pos, ast.Not: operator.not_}
 )
+
+
+def _round(number: Any, digits: int = 0) -> Any:
+    """Round as Python does. With -1000000000 digits it would compute 10**1000000000."""
+    return round(number, max(digits, -len(str(NUMBER_LIMIT)))) if digits else round(number)
+
+
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = MappingProxyType(
-    {"abs": abs, "hex": lambda number: f"{number:x}", "int": int, "len": len, "max": max, "min": min, "round": round}
+    {"abs": abs, "hex": lambda number: f"{number:x}", "int": int, "len": len, "max": max, "min": min, "round": _round}
 )
 
 

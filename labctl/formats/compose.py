@@ -15,7 +15,7 @@ from labctl.documents import Document
 from labctl.errors import InputError
 from labctl.formats.machine_changes import change_of
 from labctl.formats.sketch import Cable, Device, Line, Port, Role, Sketch
-from labctl.formats.startup import own_directories, program_exists
+from labctl.formats.startup import own_directories, program_exists, small_file
 from labctl.formats.values import items, line_of, mapping, pairs, text, texts
 
 _VARIABLE = re.compile(r"\$(?:\$|(\w+)|\{(\w+)(?:(:?[-?+])([^{}]*))?\})")
@@ -252,12 +252,10 @@ def _words(value: Any) -> list[str]:
 def _environment(directory: Path) -> dict[str, str]:
     """Return the variables of the process and of `.env`, which Compose replaces in its file."""
     found: dict[str, str] = {}
-    file = directory / ".env"
-    if file.is_file() and file.stat().st_size < 1 << 20:
-        for line in file.read_text("utf-8", "replace").splitlines():
-            key, equals, value = line.strip().removeprefix("export ").partition("=")
-            if equals and not key.startswith("#"):
-                found[key.strip()] = value.strip().strip("\"'")
+    for line in (small_file(directory / ".env") or "").splitlines():
+        key, equals, value = line.strip().removeprefix("export ").partition("=")
+        if equals and not key.startswith("#"):
+            found[key.strip()] = value.strip().strip("\"'")
     return {**found, **os.environ}
 
 

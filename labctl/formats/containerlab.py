@@ -16,7 +16,7 @@ from labctl.documents import Document
 from labctl.errors import InputError
 from labctl.formats.bridges import fold_bridges
 from labctl.formats.sketch import Addressing, Cable, Device, Line, Port, Role, Sketch, valid_interface
-from labctl.formats.startup import configure, frr_addresses, start_routing
+from labctl.formats.startup import configure, frr_addresses, small_file, start_routing
 from labctl.formats.values import items, line_of, mapping, pairs, text, texts
 
 _LINUX = frozenset({"linux", "host", "ext-container", "k8s-kind"})
@@ -231,8 +231,8 @@ class _Reader:
         written = text(settings.get("startup-config"))
         if "\n" in written:
             device.routing, content = {"content": written}, written
-        elif written and (self.directory / written).is_file():
-            device.routing, content = written, (self.directory / written).read_text("utf-8", "replace")
+        elif written and (found := small_file(self.directory / written)) is not None:
+            device.routing, content = written, found
         else:
             reason = "there is no such file" if written else "it has no start-up configuration"
             self.report.left_out(f"{device.name}: startup-config", reason, device.line)
@@ -247,10 +247,11 @@ class _Reader:
             source, _, target = bind.partition(":")
             target = target.partition(":")[0].rstrip("/")
             file = {"/etc/frr/frr.conf": "", "/etc/frr": "/frr.conf"}.get(target)
-            if file is None or not (self.directory / f"{source}{file}").is_file():
+            content = None if file is None else small_file(self.directory / f"{source}{file}")
+            if content is None:
                 continue
             device.routing = f"{source}{file}"
-            frr_addresses(self.sketch, device, (self.directory / device.routing).read_text("utf-8", "replace"))
+            frr_addresses(self.sketch, device, content)
             before = device.settings.pop("binds", [])
             if kept := [each for each in before if not each.split(":")[1].startswith("/etc/frr")]:
                 device.settings["binds"] = kept

@@ -40,6 +40,7 @@ _TC_TIME = re.compile(r"[\d.]+(?:us|ms|s)")
 _META = re.compile(r"[|&;<>()$`*?#~]")
 _UNIT_ACTIONS = frozenset({"start", "restart", "reload", "enable", "stop", "status", "force-reload"})
 ROUTING_SUITES = frozenset({"frr", "quagga", "zebra"})
+_FILE_LIMIT_BYTES = 1 << 20
 _ROUTING_DAEMONS = (
     *("zebra", "staticd", "ospfd", "ospf6d", "bgpd", "ripd", "ripngd", "isisd", "pimd", "ldpd", "bfdd", "eigrpd"),
     "vrrpd",
@@ -466,8 +467,8 @@ def routing_daemons(folder: Path) -> list[str]:
     """Return the daemons beside zebra that a file `daemons` turns on (`ospfd=yes`), and staticd, which always runs."""
     for suite in ("frr", "quagga"):
         file = folder / "etc" / suite / "daemons"
-        if _is_small_file(file):
-            found = re.findall(r"(?m)^\s*(\w+)\s*=\s*[\"']?(?:yes|true|1)\b", file.read_text("utf-8", "replace"))
+        if (text := small_file(file)) is not None:
+            found = re.findall(r"(?m)^\s*(\w+)\s*=\s*[\"']?(?:yes|true|1)\b", text)
             on = [name for name in dict.fromkeys(found) if name in _ROUTING_DAEMONS[1:]]
             return list(dict.fromkeys([*on, "staticd"])) if on else []
     return []
@@ -481,8 +482,8 @@ def routing_config(folder: Path, relative: str) -> Value:
     if (folder / "etc/frr/frr.conf").is_file():
         return f"{relative}/etc/frr/frr.conf"
     for suite in ("frr", "quagga", "zebra"):
-        parts = [folder / "etc" / suite / f"{daemon}.conf" for daemon in _ROUTING_DAEMONS]
-        texts = [part.read_text("utf-8", "replace") for part in parts if _is_small_file(part)]
+        parts = (small_file(folder / "etc" / suite / f"{daemon}.conf") for daemon in _ROUTING_DAEMONS)
+        texts = [part for part in parts if part is not None]
         if texts:
             lines = [line.rstrip() for text in texts for line in text.splitlines()]
             kept = [
@@ -525,8 +526,15 @@ def frr_addresses(sketch: Sketch, device: Device, text: str) -> None:
                     ports[name].addresses(family).append(written)
 
 
-def _is_small_file(path: Path) -> bool:
-    return path.is_file() and path.stat().st_size < 1 << 20
+def small_file(path: Path) -> str | None:
+    """Return the text of a file that belongs to a foreign one; None if it is no readable file, or larger than 1 MiB."""
+    from labctl.documents.yaml_tree import read_bytes
+
+    try:
+        content = read_bytes(path, _FILE_LIMIT_BYTES)
+    except (OSError, ValueError):  # ValueError: a NUL in its name
+        return None
+    return content.decode("utf-8", "replace") if len(content) <= _FILE_LIMIT_BYTES else None
 
 
 def interfaces_file(text: str, file: str) -> list[Line]:

@@ -14,7 +14,7 @@ WIDTH = 118
 _PLAIN = re.compile(r"(?:--?(?=[A-Za-z])|\.\.?/)?[A-Za-z0-9_/](?:[\w./:%@+-]*[\w/%])?")
 _SENTENCE = re.compile(r"[A-Za-z0-9_/](?:(?:(?! #|: )[\w ./:%@+,=<>&|;'\"$(){}\[\]*-])*[\w/%\"')}\]])?")
 _YAML_1_1 = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})  # not texts for every parser
-_ESCAPED = re.compile("[^\t\x20-\x7e\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
+_ESCAPED = re.compile("[^\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _BLOCK = re.compile("[^\n\t\x20-\x7e\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 
 Path = tuple[str | int, ...]

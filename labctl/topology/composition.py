@@ -12,13 +12,15 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from labctl.documents import Diagnostic, Document, KeyPath
-from labctl.documents.diagnostics import Mistake, Position, hint_text, suggest, suggestion
+from labctl.documents.diagnostics import DocumentError, Mistake, Position, hint_text, suggest, suggestion
 from labctl.documents.expressions import ExpressionError, evaluate, names_in, text_of
 from labctl.documents.yaml_tree import VALUES_LIMIT, Entry, Tree, Value
 from labctl.topology.schema import REPEATED
 
 PARAMETERS, FOR, EACH, WHERE = "parameters", "for", "each", "where"
 REPETITIONS_LIMIT, NESTING_LIMIT = 100_000, 8  # repetitions include those that `where` leaves out
+CHARACTERS_LIMIT = 64 << 20  # of texts in which expressions are replaced
+_LIMITS = {"repetitions": REPETITIONS_LIMIT, "values": VALUES_LIMIT, "characters": CHARACTERS_LIMIT}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _EXPRESSION = re.compile(r"(\$?)\$\{([^{}\n]*)\}")
 _MERGED = frozenset({"networks", "switches", "groups", "vlans"})  # repetitions may add to the same entry of these
@@ -28,29 +30,34 @@ Scope = Mapping[str, Value]
 
 
 def with_arguments(
-    document: Document, path: KeyPath, arguments: Mapping[str, Value]
+    document: Document, path: KeyPath, arguments: Mapping[str, Value], written: dict[str, int] | None = None
 ) -> tuple[Document, list[Diagnostic]]:
     """Return the document with the topology at that path written out, and the mistakes in `parameters` and `for`.
 
-    `arguments` are values of its parameters. A document without parameters and repetition is returned as it is.
+    `arguments` are values of its parameters. `written` counts what has been written out of all documents of a topology:
+    limits are those of all together. A document without parameters and repetition is returned as it is.
+
+    Raises: DocumentError if it becomes too large.
     """
     tree = document.tree(path)
     if tree.entries is None or not (arguments or PARAMETERS in tree.entries or FOR in tree.entries):
         return document, []
-    expansion = _Expansion(document)
+    expansion = _Expansion(document, {} if written is None else written)
     scope = expansion.parameters(tree.entries.get(PARAMETERS), arguments)
     rest = {key: entry for key, entry in tree.entries.items() if key not in (PARAMETERS, FOR)}
-    written = _mapping(tree, {})
+    whole = _mapping(tree, {})
     try:
         entries = expansion.entries(rest, scope)
-        written = _mapping(tree, entries)
-        expansion.own(written)
+        whole = _mapping(tree, entries)
+        expansion.own(whole)
         for block in expansion.blocks(tree.entries.get(FOR), scope, 0):
-            expansion.merge(written, block, ())
-    except _TooLarge:
-        limits = f"at most {REPETITIONS_LIMIT} repetitions and {VALUES_LIMIT} values"
-        expansion.mistake(tree.entries[FOR].key, f"the file is too large when it is written out: {limits}")
-    return Document(document.file, document.text, _replaced(document.root, path, written)), expansion.diagnostics
+            expansion.merge(whole, block, ())
+    except _TooLarge as too_large:
+        limits = f"{REPETITIONS_LIMIT} repetitions, {VALUES_LIMIT} values and {CHARACTERS_LIMIT >> 20} MiB of text"
+        at = next(tree.entries[key].key for key in (FOR, PARAMETERS, *tree.entries) if key in tree.entries)
+        expansion.mistake(at, f"the file is too large when it is written out: at most {limits}")
+        raise DocumentError(expansion.diagnostics) from too_large
+    return Document(document.file, document.text, _replaced(document.root, path, whole)), expansion.diagnostics
 
 
 def blocks_of(document: Document, path: KeyPath) -> Iterator[KeyPath]:
@@ -90,11 +97,10 @@ class _TooLarge(Exception):
 class _Expansion:
     """Writes out one document; collects its mistakes."""
 
-    def __init__(self, document: Document) -> None:
+    def __init__(self, document: Document, written: dict[str, int]) -> None:
         self.document = document
         self.diagnostics: list[Diagnostic] = []
-        self.repetitions = 0
-        self.values = 0
+        self.written = written
         self.owned: dict[int, Tree] = {}  # by id: mappings and lists that grow in place
 
     def mistake(self, at: Position, message: str, hint: str = "", *, in_schema: bool = False) -> None:
@@ -163,9 +169,7 @@ class _Expansion:
 
         def vary(number: int, so_far: dict[str, Value]) -> Iterator[dict[str, Value]]:
             if number == len(variables):
-                self.repetitions += 1
-                if self.repetitions > REPETITIONS_LIMIT:
-                    raise _TooLarge
+                self.count("repetitions", 1)
                 if where is None or where.value.data is None or self.holds(where.value, so_far):
                     yield so_far
                 return
@@ -258,9 +262,7 @@ class _Expansion:
 
     def tree(self, tree: Tree, scope: Scope) -> Tree:
         """Return the value with its expressions replaced; the same object if there are none."""
-        self.values += 1
-        if self.values > VALUES_LIMIT:
-            raise _TooLarge
+        self.count("values", 1)
         if tree.entries is not None:
             entries = self.entries(tree.entries, scope)
             same = all(tree.entries.get(key) is entry for key, entry in entries.items())
@@ -273,7 +275,14 @@ class _Expansion:
         data = self.text(tree.data, scope, tree.start)
         if data == tree.data:
             return tree
+        self.count("values", _size(data))
         return made(data, tree)
+
+    def count(self, what: str, number: int) -> None:
+        """Count what has been written out. Raises _TooLarge."""
+        self.written[what] = count = self.written.get(what, 0) + number
+        if count > _LIMITS[what]:
+            raise _TooLarge
 
     def entries(self, entries: Mapping[str, Entry], scope: Scope) -> dict[str, Entry]:
         found: dict[str, Entry] = {}
@@ -297,7 +306,9 @@ class _Expansion:
                 return match[0] if value is match[0] else match[0][1:]
             return text_of(value)
 
-        return _EXPRESSION.sub(replace, text)
+        written = _EXPRESSION.sub(replace, text)
+        self.count("characters", len(written))
+        return written
 
     def value(self, expression: str, otherwise: str, scope: Scope, at: Position) -> Value:
         """Return the value of the expression; `otherwise` if it is not one of ours."""
@@ -326,6 +337,13 @@ def _values_of(text: str, scope: Scope) -> Iterable[Value]:
     if not all(type(one) is int for one in (first, last, step)) or step == 0:
         raise ExpressionError("is not a range of whole numbers")
     return range(first, last + (1 if step > 0 else -1), step)
+
+
+def _size(data: Value) -> int:
+    """Return the number of values in a mapping or list, without itself."""
+    if isinstance(data, dict):
+        data = list(data.values())
+    return sum(1 + _size(value) for value in data) if isinstance(data, list) else 0
 
 
 def _is(one: object, other: object) -> bool:

@@ -160,6 +160,7 @@ INCLUDES_LIMIT, INCLUDE_DEPTH_LIMIT = 1000, 32
 INCLUDE_DIRS = "LABCTL_INCLUDE_DIRS"  # further directories that files may be included from, separated by `:`
 _NO_ARGUMENTS = ""
 _FAMILIES = {Addresses.DUAL: tuple(Family), Addresses.IPV4: (Family.IPV4,), Addresses.IPV6: (Family.IPV6,)}
+_NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")  # but as escapes
 _SYSCTL = re.compile(r"net(?:\.[A-Za-z0-9_/-]+)+")
 
 
@@ -175,6 +176,7 @@ class _Gathered(Struct):
     files: list[tuple[TopologyFile, Document]] = field(default_factory=list)
     vlans: dict[str, DraftVlan] = field(default_factory=dict)
     services: int = 0
+    written: dict[str, int] = field(default_factory=dict)  # what repetitions have written out, counted
     too_many_nodes: bool = False
     too_many_links: bool = False
 
@@ -197,9 +199,11 @@ def draft_of(
     readers = [FileReader(gathered, model, own) for model, own in gathered.files]
     for reader in readers:
         reader.read_nodes()
+    if gathered.too_many_nodes:
+        return None, mistakes.diagnostics
     for reader in readers:
         reader.read_links()
-    if gathered.too_many_nodes or gathered.too_many_links:
+    if gathered.too_many_links:
         return None, mistakes.diagnostics
     check_exposures(gathered.nodes.values(), mistakes)
     nodes = with_service_order(gathered.nodes, gathered.groups, mistakes)
@@ -225,11 +229,12 @@ def draft_of(
 
 
 def _data_of(gathered: _Gathered, name: str) -> str:
-    """Return the data of all files as JSON; "" if they have texts that are not UTF-8 (names of files)."""
+    """Return the data of all files as JSON that is YAML, too; "" if they have texts that are not UTF-8 (file names)."""
     try:
-        return json_encode(file_data.merged([(model.at_path, own) for model, own in gathered.files], name)).decode()
+        text = json_encode(file_data.merged([(model.at_path, own) for model, own in gathered.files], name)).decode()
     except UnicodeEncodeError:
         return ""
+    return _NOT_IN_YAML.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _read_file(
@@ -247,7 +252,7 @@ def _read_file(
 
         for at in blocks_of(document, path):
             _read_shape(document, at, Reading(), known, is_block=at != path)
-        document, problems = with_arguments(document, path, arguments)
+        document, problems = with_arguments(document, path, arguments, gathered.written)
         diagnostics += problems
     else:
         _read_shape(document, path, Reading(), known)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 
+from labctl.documents.yaml_tree import read_bytes
 from labctl.structs import Struct, replace
 from labctl.topology.impairments import (
     RATE_MAX_BIT_S,
@@ -53,9 +54,10 @@ def read_profile(source: ProfileSource, base: Mapping[str, Value]) -> Profile:
     if options.file:
         path = Path(source.directory, options.file)
         try:
-            if path.stat().st_size > FILE_MAX_BYTES:
+            content = read_bytes(path, FILE_MAX_BYTES)
+            if len(content) > FILE_MAX_BYTES:
                 raise ValueError(f"the profile {options.file} is larger than {FILE_MAX_BYTES >> 20} MiB")
-            lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if not line.startswith("#")]
+            lines = [line for line in content.decode("utf-8-sig").splitlines() if not line.startswith("#")]
         except OSError as error:
             raise ValueError(f"cannot read the profile {options.file}: {error.strerror}") from error
         except UnicodeDecodeError as error:

@@ -38,6 +38,8 @@ SCOPE: dict[str, Any] = {
         ("name + i", "berlin4"),
         ("round(2.6)", 3),
         ("[i, n + 1]", [4, 5]),
+        ("round(n, -99999999999)", 0),
+        ("round(2.345, 1)", 2.3),
     ],
 )
 def test_values(expression: str, value: object) -> None:

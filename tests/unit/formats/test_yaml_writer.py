@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from labctl import documents
@@ -21,6 +21,7 @@ DATA = st.recursive(
 
 
 @given(st.dictionaries(KEYS, DATA, min_size=1, max_size=5))
+@example({"a \u2028 b": ["c \u2029 d", "\x85 \x7f"]})  # line breaks of YAML 1.1
 def test_what_is_written_reads_back_equal(data: dict[str, Any]) -> None:
     assert documents.parse(write(data), "x").data == data
 

@@ -151,12 +151,22 @@ def test_unknown_arguments(tmp_path: Path) -> None:
         "for: [{each: {i: 1..999999999}, hosts: {'h${i}': }}]",
         "for: [{each: {i: 1..9999, j: 1..9999}, where: i > j + 99999, hosts: {'h${i}': }}]",
         "for: [{each: {i: 1..9999}, for: [{each: {j: 1..9999}, hosts: {'h${i}-${j}': }}]}]",
+        f"parameters: {{n: {'x' * 9999}}}\nfor: [{{each: {{i: 1..9999}}, hosts: {{'h${{i}}': {{a: ' ${{n}}'}}}}}}]",
+        f"parameters: {{n: [{'x,' * 999}]}}\nfor: [{{each: {{i: 1..999}}, hosts: {{'h${{i}}': {{files: '${{n}}'}}}}}}]",
     ],
 )
 def test_a_file_that_is_too_large_is_refused_soon(tmp_path: Path, text: str) -> None:
     started = time.process_time()
-    assert mistakes(tmp_path, text)[0][1].startswith("the file is too large when it is written out")
+    assert mistakes(tmp_path, text)[-1][1].startswith("the file is too large when it is written out")
     assert time.process_time() - started < 20
+
+
+def test_all_included_files_together_are_limited(tmp_path: Path) -> None:
+    block = "{each: {i: 1..4000}, hosts: {'${p}${i}': {environment: {N: ' ${n}'}}}}"
+    (tmp_path / "part.yaml").write_text(f"parameters: {{p: , n: {'x' * 9000}}}\nfor: [{block}]\n")
+    included = ", ".join(f"{{file: part.yaml, with: {{p: {letter}}}}}" for letter in "ab")
+    found = mistakes(tmp_path, f"include: [{included}]\n")
+    assert any("64 MiB of text" in message for _, message in found), found
 
 
 def test_a_file_without_composition_is_not_rewritten() -> None:

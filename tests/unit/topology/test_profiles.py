@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -98,3 +99,10 @@ def test_mistakes_say_what_to_write(written: object, said: str, tmp_path: Path) 
 def test_a_mistake_in_a_file_is_reported_at_its_profile() -> None:
     _, mistakes = from_lines("hosts: {a: , b: }", "links: [{ends: [a, b], profile: absent.csv}]")
     assert "random.yaml:2:33: cannot read the profile absent.csv" in str(mistakes[0])
+
+
+def test_special_files_are_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("fifo", "/dev/zero"):
+        with pytest.raises(ValueError, match=f"cannot read the profile {name}: .*not a regular file"):
+            profile(name, tmp_path)

@@ -170,6 +170,11 @@ def files(draw: st.DrawFn) -> dict[str, Any]:
     return {"name": "any", **top, "hosts": hosts, "routers": routers, "networks": networks, "links": links}
 
 
+def test_characters_that_yaml_has_as_escapes_only() -> None:
+    text = r'{"hosts": {"a": {"files": {"/etc/a\u2028b": {"content": "x \u2029 \x7f \x85 \ufeff"}}}}}'
+    assert_same_again(read(text))
+
+
 @given(files())
 def test_any_topology_makes_the_same_plan_again(data: dict[str, Any]) -> None:
     assert_same_again(read(write(data)))
