@@ -18,6 +18,7 @@ from tests.benchmarks.suites import (
     commands,
     fresh_labs,
     growth,
+    killed,
     long_run,
     pages,
     phases,
@@ -30,6 +31,7 @@ from tests.benchmarks.suites import (
 SUITES = {
     "builders": builders.run,
     "replay": replay.run,
+    "killed": killed.run,
     "commands": commands.run,
     "phases": phases.run,
     "fresh-labs": fresh_labs.run,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import selectors
+import signal
 import subprocess
 import time
 from collections.abc import Iterable, Sequence
@@ -153,6 +154,11 @@ class Container:
             interfaces=frozenset(line.split(":")[0].strip() for line in interfaces),
             namespaces=frozenset(name for pid in tree for name in _network_namespaces(pid)),
         )
+
+    def kill_builder(self) -> None:
+        """Kill the process that builds: of a command that starts with a shell, the shell's child."""
+        _, _, _, builder, *_ = descendants(self._process.pid)
+        os.kill(builder, signal.SIGKILL)
 
     def usage(self) -> Usage:
         """Return what all processes of the container use now."""

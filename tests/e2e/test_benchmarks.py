@@ -90,7 +90,17 @@ def test_a_size_that_would_take_longer_than_the_budget_is_not_run() -> None:
     assert _too_long(1000, {10: Measured(not_run="no time"), 1000: Measured()}, 30) == "no time"
 
 
-@pytest.mark.parametrize("suite", sorted(SUITES.keys() - {"builders"}))
+@needs_programs("cc", "unshare")
+def test_nothing_is_left_of_a_lab_whose_owner_is_killed(tmp_path: Path) -> None:
+    left = run(tmp_path, "killed")["killed"]
+    assert left.keys() == {"C program", "labctl API"}
+    for of in left.values():
+        assert isinstance(of, dict)
+        assert (of["names"], of["mounts"]) == ([], [])
+        assert len(of["processes"]) == 3  # of the container
+
+
+@pytest.mark.parametrize("suite", sorted(SUITES.keys() - {"builders", "killed"}))
 def test_a_suite_runs(suite: str, tmp_path: Path) -> None:
     if suite == "growth" and not shutil.which("unshare"):
         pytest.skip("not installed: unshare")
