@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from struct import unpack
+
 # Calls that name a socket in their first argument, and those that make sockets.
 SOCKET_CALLS = frozenset({
     "socket", "socketpair", "bind", "listen", "accept", "accept4", "connect", "getsockname", "getpeername", "shutdown",
@@ -26,3 +28,18 @@ WITHOUT_DESCRIPTOR = frozenset({"socket", "socketpair", "poll", "ppoll", "select
 SHOWN_BYTES = 64  # of a string in the arguments of a call; as in strace(1), `...` follows if there was more
 SHOWN_CHARACTERS = 240  # of one argument: a message of netlink(7) would fill a screen
 KEPT_BYTES = 256  # of the data of a call
+
+
+def option_text(name: str, data: bytes) -> str:
+    """Return the value of a socket option that is a structure, as C writes it; "" for others (socket(7), ip(7))."""
+    if name.startswith(("SO_RCVTIMEO", "SO_SNDTIMEO")) and len(data) == 16:  # struct timeval
+        seconds, microseconds = unpack("=qq", data)
+        return f"{{tv_sec={seconds}, tv_usec={microseconds}}}"
+    if name == "SO_LINGER" and len(data) == 8:
+        on, seconds = unpack("=ii", data)
+        return f"{{l_onoff={on}, l_linger={seconds}}}"
+    if name in ("IP_ADD_MEMBERSHIP", "IP_DROP_MEMBERSHIP") and len(data) in (8, 12):  # struct ip_mreq, ip_mreqn
+        index = f", imr_ifindex={unpack('=i', data[8:])[0]}" if len(data) == 12 else ""
+        group, local = (".".join(map(str, data[at : at + 4])) for at in (0, 4))
+        return f"{{imr_multiaddr={group}, imr_interface={local}{index}}}"
+    return ""

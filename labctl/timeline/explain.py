@@ -12,6 +12,7 @@ from labctl.structs import replace
 from labctl.timeline.event_text import header_text
 from labctl.timeline.events import Call, Flow, Mark, Packet, Step, Timeline
 from labctl.timeline.evidence import Evidence, Listening, endpoint
+from labctl.timeline.local_sockets import explain_local
 from labctl.timeline.packet_loss import (
     INFERRED,
     down,
@@ -98,6 +99,8 @@ def _of_span(ev: Evidence, host: str, since_ns: int, until_ns: int) -> list[str]
     if not found:
         found += _resets(ev, host, since_ns, until_ns)[-ATTEMPTS_MAX:]
     if not found:
+        found += _not_accepted(ev, host, since_ns, until_ns)[-ATTEMPTS_MAX:]
+    if not found:
         failed = [
             call
             for call in ev.calls
@@ -177,10 +180,44 @@ def _resets(ev: Evidence, host: str, since_ns: int, until_ns: int) -> list[str]:
     return found
 
 
+def _not_accepted(ev: Evidence, host: str, since_ns: int, until_ns: int) -> list[str]:
+    """Explain the connections of a host ("": of any) that the peer's program had not accepted when the span ended."""
+    found: list[str] = []
+    for packet in ev.packets:
+        flow = packet.header.flow
+        is_answer = packet.header.flags == ("SYN", "ACK") and since_ns <= packet.at_ns <= until_ns
+        if flow is None or not is_answer or host not in ("", packet.receiver) or not ev.has_arrived(packet):
+            continue
+        peer, mine = ev.name(flow.source), flow.reverse
+        if any(each.header.payload_bytes or "FIN" in each.header.flags for each in ev.sent(flow, 0, until_ns)):
+            continue
+        listeners = [
+            each
+            for each in ev.samples
+            if (each.host, each.state) == (peer, "LISTEN")
+            and each.socket.flow is not None
+            and each.socket.flow.source_port == mine.target_port
+            and packet.at_ns <= each.at_ns <= until_ns
+        ]
+        if not listeners or not listeners[-1].receive_queue:
+            continue
+        queue = f"accept queue {listeners[-1].receive_queue} of {listeners[-1].send_queue}"
+        asked = sum(each.header.payload_bytes for each in ev.sent(mine, 0, until_ns) if not each.is_retransmission)
+        sent = f", and {asked} bytes wait there unread" if asked else ""
+        to = endpoint(ev.name(mine.target, packet.receiver), mine.target_port)
+        found.append(
+            f"{packet.receiver} to {to}: the kernel of {peer} has made the connection, but no program has accepted it"
+            f" ({queue}){sent}{INFERRED}"
+        )
+    return found
+
+
 # -- calls
 
 
 def _of_call(ev: Evidence, call: Call) -> list[str]:
+    if local := explain_local(ev, call):
+        return local
     if call.name in _CONNECTS and call.errno in _UNREACHED | _BROKEN and call.result != 0:
         return _of_connect(ev, call)
     match call.errno:
@@ -246,6 +283,9 @@ def _outcome(ev: Evidence, host: str, flow: Flow, since_ns: int, until_ns: int, 
     resets = [each for each in answers if "RST" in each.header.flags]
     if resets:
         who = resets[0].host or target
+        if errno != "ECONNREFUSED" and not any(map(ev.has_arrived, resets)):
+            chain = f"{tries} reached {target}, which answered RST; that reached {ev.reached(resets[0])} only"
+            return [_chain(chain, why_lost(ev, resets, since_ns, until_ns))]
         why = _not_listening(ev, target, own, sent[0].at_ns) if who == target else [f"not {target} itself"]
         return [_chain(f"{tries} reached {target}; {who} answered RST", why)]
     if errors := ev.errors_about(own, since_ns, until_ns):
@@ -423,7 +463,11 @@ def _address_in_use(ev: Evidence, call: Call) -> list[str]:
             holders.append(f"{who} on {call.host} has bound {endpoint(flow.source, port)} {ev.moment(each.at_ns)}")
     if holders:
         return holders[-1:]
-    closed = {(each.host, each.socket.cookie): each.at_ns for each in ev.states if each.new == "CLOSE"}
+    closed = {
+        (each.host, each.socket.cookie): each.at_ns
+        for each in ev.states
+        if each.new == "CLOSE" and each.at_ns < call.at_ns
+    }
     last = {
         sample.socket.flow: sample
         for sample in ev.samples
@@ -439,6 +483,12 @@ def _address_in_use(ev: Evidence, call: Call) -> list[str]:
         flow = waiting[0].socket.flow
         ends = f"{endpoint(flow.source, flow.source_port)} - {endpoint(flow.target, flow.target_port)}"
         return [f"the connection {ends} of {call.host} is in TIME_WAIT; SO_REUSEADDR before bind allows the address"]
+    listening = [each for each in found if each.state == "LISTEN" and each.socket.flow is not None]
+    for sample in listening[:1]:
+        since = [one.since_ns for one in ev.listening if one.host == sample.host and one.port == port and one.is_exact]
+        when = f" since {_at(ev, since[0])}" if since and since[0] < call.at_ns else ""
+        if (flow := sample.socket.flow) is not None:
+            return [f"another socket of {call.host} listens on {endpoint(flow.source, port)}{when}"]
     return [f"{call.host} has {each.socket.flow} in state {each.state}" for each in found[:1]]
 
 

@@ -27,6 +27,7 @@ from labctl.timeline.call_table import (
     TRACED,
     WAIT_CALLS,
     WITHOUT_DESCRIPTOR,
+    option_text,
 )
 from labctl.timeline.events import Call, Clock, Flow, Mark, SocketKey, Source
 from labctl.timeline.recorder import clock_reading
@@ -269,7 +270,11 @@ class StraceParser:
             return None
         first = arguments.words[0] if arguments.words else ""
         fd = int(first) if first.isdecimal() and entry.name not in WITHOUT_DESCRIPTOR else None
-        shown = ", ".join(arguments.words)
+        words = arguments.words
+        if entry.name in ("setsockopt", "getsockopt") and len(words) > 3:
+            value = next((_bytes(string) for index, _, string in arguments.strings if index == 3), b"")
+            words = [*words[:3], option_text(words[2], value) or words[3], *words[4:]]
+        shown = ", ".join(words)
         until_ns = None
         if returned is not None and (result is not None or returned["errno"]):
             took_ns = int(returned["seconds"] or 0) * 10**9 + int(returned["fraction"] or 0)

@@ -16,7 +16,7 @@ from labctl.kernel.call_layout import EPOLL_EVENT, LAYOUTS, call_numbers
 from labctl.lab.agent.addresses import address_text
 from labctl.lab.agent.constants import CONSTANTS, flags_of, name_of
 from labctl.structs import Struct
-from labctl.timeline.call_table import KEPT_BYTES, RECEIVES, SENDS, SHOWN_BYTES, WITHOUT_DESCRIPTOR
+from labctl.timeline.call_table import KEPT_BYTES, RECEIVES, SENDS, SHOWN_BYTES, WITHOUT_DESCRIPTOR, option_text
 from labctl.timeline.events import Call, SocketKey, Source
 
 # Results of calls that a signal interrupts before they are repeated (linux/errno.h); programs do not see them.
@@ -299,9 +299,8 @@ def _option_value(memory: _Memory, index: int) -> str:
         return _pointer(memory, index)
     data, whole = found
     name = _option(memory, 2)
-    if name == "SO_LINGER" and len(data) == 8:
-        on, seconds = struct.unpack("=ii", data)
-        return f"{{l_onoff={on}, l_linger={seconds}}}"
+    if structure := option_text(name, data):
+        return structure
     if len(data) == _INT.size:
         number = _INT.unpack(data)[0]
         return f"[{_ERRNOS.get(number, number) if name == 'SO_ERROR' else number}]"

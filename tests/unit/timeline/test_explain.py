@@ -84,6 +84,38 @@ def test_a_refused_connect_joins_syn_rst_and_the_listener_at_another_address() -
     )
 
 
+def test_a_rst_that_does_not_arrive_is_not_the_cause() -> None:
+    b = Builder()
+    call = connect(b, "")
+    b.packet(10, "client", "SYN", 0, 0)
+    b.packet(20, "server", "RST ACK", 0, 1, receiver="", arrived_ns=None)
+    assert cause(b, call) == "SYN reached server, which answered RST; that reached server only"
+
+
+def test_a_connection_that_no_program_accepts_explains_a_program_that_waits() -> None:
+    b = Builder()
+    b.packet(10, "client", "SYN", 0, 0)
+    b.packet(20, "server", "SYN ACK", 0, 1)
+    b.packet(30, "client", "PSH ACK", 1, 1, b"hi")
+    listener(b, "0.0.0.0", at_us=25, queue=1)
+    common = b._common(0, "client", Source.STEPS)
+    b.events.append(Step(**common, index="1", kind="run", title="run x", until_ns=STARTED_NS + 10**9, outcome="failed"))
+    step = b.events[-1]
+    assert isinstance(step, Step)
+    assert explain(b.timeline(), step) == (
+        "client to server:5000: the kernel of server has made the connection, but no program has accepted it "
+        "(accept queue 1 of 1), and 2 bytes wait there unread (inferred)",
+    )
+
+
+def test_an_address_that_an_untraced_program_listens_on_is_in_use() -> None:
+    b = Builder()
+    listener(b, "0.0.0.0", at_us=-50, host="client")
+    key = SocketKey("client", flow=Flow("tcp", "0.0.0.0", 5000, "", 0))
+    call = failed(b, "bind", "3, {AF_INET, 0.0.0.0:5000}, 16", "EADDRINUSE", socket=key, fd=3)
+    assert cause(b, call) == "another socket of client listens on 0.0.0.0:5000"
+
+
 def test_a_listener_on_another_port_is_the_near_miss() -> None:
     b, call = refused()
     listener(b, "0.0.0.0", 5001)

@@ -174,6 +174,13 @@ def test_long_strings_are_shortened_and_their_data_kept() -> None:
     assert (call.data, call.data_bytes) == (b"x" * 200, 4000)
 
 
+def test_options_that_are_structures_are_decoded() -> None:
+    value = r'"\1\0\0\0\0\0\0\0 \241\7\0\0\0\0\0"'
+    text = f"setsockopt(3<socket:[9]>, SOL_SOCKET, SO_RCVTIMEO_OLD, {value}, 16) = 0 <0.000000001>"
+    (call,) = calls_of(line(text))
+    assert call.arguments == "3, SOL_SOCKET, SO_RCVTIMEO_OLD, {tv_sec=1, tv_usec=500000}, 16"
+
+
 def test_waits_have_what_they_found() -> None:
     text = line(
         "poll([{fd=3<socket:[5]>, events=POLLIN}, {fd=4</dev/null>, events=POLLIN}], 2, 500) = 1 "
