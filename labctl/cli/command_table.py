@@ -628,6 +628,7 @@ COMMANDS = (
             Parameter("times", "--times N", "For flap: how often (default: until it is healed).", kind=int, minimum=1),
             Parameter("period", "--period DURATION", "For flap: from one time down to the next (default: 1s)."),
             Parameter("via", "--via ADDRESS", "For remove-route: only the routes through this gateway."),
+            Parameter("port", "--port PORT", "For blackhole: only packets to this port, such as udp/53, or 53."),
             Parameter("duration", "--for DURATION", "Heal it after this time: 500ms, 10s."),
             Parameter("name", "--name NAME", "A name to heal it by."),
             Parameter("format", "-f, --format FORMAT", "json: of list.", choices=("table", "json")),

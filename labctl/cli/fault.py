@@ -42,6 +42,7 @@ def fault(
     times: int | None,
     period: str | None,
     via: str | None,
+    port: str | None,
     duration: str | None,
     name: str | None,
     format: str,
@@ -53,7 +54,7 @@ def fault(
         with attach(lab) as attached:
             (_heal if action == "heal" else _list)(screen, attached, words, format)
         return 0
-    given = {"on": list(on), "one_way": one_way, "times": times, "period": period, "via": via}
+    given = {"on": list(on), "one_way": one_way, "times": times, "period": period, "via": via, "port": port}
     kind = FaultKind(action.replace("-", "_"))
     value = value_of(kind, words, {key: each for key, each in given.items() if each})
     duration_s = _seconds(duration)
@@ -69,7 +70,7 @@ def fault(
 def value_of(kind: FaultKind, words: Sequence[str], options: dict[str, object]) -> object:
     """Return the value of the fault as files have it. InputError shows the right form."""
     allowed = {
-        FaultKind.PARTITION: ("one_way",), FaultKind.BLACKHOLE: ("on",), FaultKind.FLAP: ("times", "period"),
+        FaultKind.PARTITION: ("one_way",), FaultKind.BLACKHOLE: ("on", "port"), FaultKind.FLAP: ("times", "period"),
         FaultKind.REMOVE_ROUTE: ("via",), FaultKind.DNS: ("on",),
     }.get(kind, ())  # fmt: skip
     for key in options:

@@ -27,6 +27,7 @@ from labctl.kernel.nftables import (
     EQUAL,
     GENERIC,
     IPPROTO_ICMPV6,
+    META_L4PROTO,
     NESTED,
     NETWORK_HEADER,
     NEW_CHAIN,
@@ -59,13 +60,17 @@ _ELEMENTS = 1000  # of one message: an attribute has at most 64 KiB
 
 
 class FrameFilter(Struct, frozen=True):
-    """Frames to drop: those that any criterion matches; without criteria, all. With `resolves`, ARP and ND pass."""
+    """Frames to drop: those that any criterion matches; without criteria, all. With `resolves`, ARP and ND pass.
+
+    `ports` (IP protocol, port) narrows `destinations`: packets to one of these ports there.
+    """
 
     interfaces: tuple[str, ...]
     macs: tuple[bytes, ...] = ()
     sources: tuple[IPv4Address | IPv6Address, ...] = ()
     destinations: tuple[IPv4Network | IPv6Network, ...] = ()
     resolves: bool = False
+    ports: tuple[tuple[int, int], ...] = ()
 
 
 def add(sock: socket.socket, table: str, chosen: FrameFilter) -> None:
@@ -133,7 +138,12 @@ def _rules(chosen: FrameFilter, sets: set[str]) -> Iterator[list[bytes]]:
             address = prefix.network_address.packed
             loaded = load(NETWORK_HEADER, offset, len(address))
             match += [loaded, _masked(prefix.netmask.packed), compare(EQUAL, address)]
-        yield [*match, *_dropped()]
+        for protocol, port in chosen.ports:
+            to_port = [meta(META_L4PROTO), compare(EQUAL, bytes([protocol]))]
+            to_port += [load(TRANSPORT_HEADER, 2, 2), compare(EQUAL, struct.pack("!H", port))]
+            yield [*match, *to_port, *_dropped()]
+        if not chosen.ports:
+            yield [*match, *_dropped()]
     if not (sets or chosen.destinations):
         yield _dropped()
 

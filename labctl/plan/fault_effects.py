@@ -43,7 +43,8 @@ class FramesDropped(Effect, frozen=True):
     """Drop frames that arrive at these interfaces (node, interface).
 
     Those that any criterion matches: the MAC address of the sender, the source address, the destination; without any
-    criterion, all frames. With `resolves`, address resolution (ARP, neighbour discovery) passes.
+    criterion, all frames. With `resolves`, address resolution (ARP, neighbour discovery) passes. `ports` (IP protocol,
+    port) narrows the destinations.
     """
 
     at: tuple[tuple[str, str], ...]
@@ -51,6 +52,7 @@ class FramesDropped(Effect, frozen=True):
     sources: tuple[Address, ...] = ()
     destinations: tuple[Prefix, ...] = ()
     resolves: bool = False
+    ports: tuple[tuple[int, int], ...] = ()
 
 
 class MtuChanged(Effect, frozen=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_address, ip_interface, ip_network
+from socket import IPPROTO_TCP, IPPROTO_UDP
 from typing import Any, NoReturn
 
 from labctl.plan.fault_effects import (
@@ -128,19 +129,24 @@ class Isolate(Fault, frozen=True):
 
 
 class Blackhole(Fault, frozen=True):
-    """Packets to the destinations vanish: those that `on` (default: all nodes) sends or forwards."""
+    """Packets to the destinations vanish: those that `on` (default: all nodes) sends or forwards.
+
+    With `port` (`udp/53`, or `53` for TCP and UDP), only those to this port.
+    """
 
     to: tuple[str, ...]
     on: tuple[str, ...] = ()
+    port: str = ""
 
     def __str__(self) -> str:
-        return f"blackhole {' '.join(self.to)}" + (f" on {' '.join(self.on)}" if self.on else "")
+        port = f" port {self.port}" if self.port else ""
+        return f"blackhole {' '.join(self.to)}{port}" + (f" on {' '.join(self.on)}" if self.on else "")
 
     def effects(self, topology: Topology) -> tuple[Iterable[str], list[AnyEffect]]:
         prefixes = tuple(prefix for word in self.to for prefix in destinations_of(topology, word))
         if not self.on:
             ends = [(node.name, each.name) for node in topology.nodes if is_station(node) for each in node.interfaces]
-            return [], [FramesDropped(tuple(ends), destinations=prefixes)]
+            return [], [FramesDropped(tuple(ends), destinations=prefixes, ports=_ports(self.port))]
         nodes = select(topology.nodes, self.on)
         # On the node itself what it forwards, at the other ends of its links what it sends.
         ends = [(end.node, end.ifname) for link in topology.links for end in (link.a, link.b)
@@ -148,7 +154,8 @@ class Blackhole(Fault, frozen=True):
         own = {address for node in topology.nodes if node.name in nodes for address in node.addresses}
         if any(address in prefix for address in own for prefix in prefixes if address.version == prefix.version):
             raise ValueError(f"{' '.join(self.on)} has an address in {' '.join(self.to)}: `on` names another node")
-        return nodes, [FramesDropped(tuple(dict.fromkeys(ends)), destinations=prefixes)]
+        at = tuple(dict.fromkeys(ends))
+        return nodes, [FramesDropped(at, destinations=prefixes, ports=_ports(self.port))]
 
 
 class Down(Fault, frozen=True):
@@ -329,6 +336,17 @@ def destinations_of(topology: Topology, word: str) -> list[Prefix]:
     return [ip_network(address) for address in addresses]
 
 
+def _ports(text: str) -> tuple[tuple[int, int], ...]:
+    """Return the protocols and port of `udp/53` or `53`; () for "". ValueError."""
+    if not text:
+        return ()
+    name, slash, port = text.rpartition("/")
+    protocols = {"tcp": (IPPROTO_TCP,), "udp": (IPPROTO_UDP,)}.get(name) if slash else (IPPROTO_TCP, IPPROTO_UDP)
+    if protocols is None or not (port.isascii() and port.isdecimal() and 0 < int(port[:6]) < 1 << 16):
+        raise ValueError(f"`{text}` is not a port; write `udp/53`, or `53` for TCP and UDP")
+    return tuple((protocol, int(port)) for protocol in protocols)
+
+
 def _prefix(word: str) -> Prefix:
     try:
         return ip_network(word)
@@ -414,8 +432,10 @@ def _partition(value: object) -> Fault:
 
 
 def _blackhole(value: object) -> Fault:
-    given = _mapping(value, "to", "on")
-    return Blackhole(_words(given["to"]), _words(given["on"]) if "on" in given else ())
+    given = _mapping(value, "to", "on", "port")
+    port = str(given.get("port", ""))
+    _ports(port)  # ValueError
+    return Blackhole(_words(given["to"]), _words(given["on"]) if "on" in given else (), port)
 
 
 def _flap(value: object) -> Fault:
@@ -481,7 +501,7 @@ _READERS: Mapping[FaultKind, Callable[[object], Fault]] = {
 _FORMS: Mapping[FaultKind, str] = {
     FaultKind.PARTITION: "groups of nodes, `[[a, b], [c]]`, or `{from: [a], to: [b]}` for one direction",
     FaultKind.ISOLATE: "a node or a list of nodes",
-    FaultKind.BLACKHOLE: "a destination, or `{to: 10.0.2.0/24, on: [gw]}`",
+    FaultKind.BLACKHOLE: "a destination, or `{to: 10.0.2.0/24, on: [gw], port: udp/53}`",
     FaultKind.DOWN: "the two nodes of a link, `[a, b]`",
     FaultKind.FLAP: "the two nodes of a link, or `{link: [a, b], period: 1s, times: 3}`",
     FaultKind.MTU: "`{link: [a, b], to: 1280}`",

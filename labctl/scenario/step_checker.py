@@ -290,7 +290,7 @@ class StepChecker:
         return replace(
             steps[0],
             number=number,
-            title=title or steps[0].title.removesuffix(f" on {nodes[0]}") + f" on {named}",
+            title=title or re.sub(f" on {re.escape(nodes[0])}$", f" on {named}", steps[0].title),
             within_s=None,
             body=ParallelBody({"branches": []}),
             data=[],

@@ -173,7 +173,7 @@ COMMANDS = {
     "stop": {"--lab"},
     "logs": {"--lab", "--follow", "-f", "--lines", "-n"},
     "fault": {
-        *("--format", "-f", "--for", "--lab", "--name", "--on", "--one-way", "--period", "--times", "--via"),
+        *("--format", "-f", "--for", "--lab", "--name", "--on", "--one-way", "--period", "--port", "--times", "--via"),
     },
     "link": {"--lab", "--from"},
     "ping": {"--lab", "--all", "--every-pair"},

@@ -291,7 +291,7 @@ class FaultTable:
         for node, ifnames in by_node.items():
             heals.append(partial(self._pass_frames, node, table))
             chosen = frame_filter.FrameFilter(
-                tuple(ifnames), macs, effect.sources, effect.destinations, effect.resolves
+                tuple(ifnames), macs, effect.sources, effect.destinations, effect.resolves, effect.ports
             )
             with self._filter_socket(node, "drop frames") as sock:
                 frame_filter.add(sock, table, chosen)

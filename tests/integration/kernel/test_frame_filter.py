@@ -47,7 +47,12 @@ def test_nft_lists_the_rules() -> None:
     data = subprocess.run(["nft", "-j", "list", "ruleset"], check=True, capture_output=True, text=True).stdout
     assert sum("rule" in each for each in json.loads(data)["nftables"]) == 7
     with open_socket(NETLINK_NETFILTER) as sock:
+        add(sock, "labctl-fault-2", FrameFilter(("eth0",), destinations=(ip_network("fd00::/8"),), ports=((17, 53),)))
+    ports = subprocess.run(["nft", "list", "ruleset"], check=True, capture_output=True, text=True).stdout
+    assert "ip6 daddr fd00::/8 udp dport 53" in ports, ports
+    with open_socket(NETLINK_NETFILTER) as sock:
         remove(sock, "labctl-fault-1")
+        remove(sock, "labctl-fault-2")
         remove(sock, "labctl-fault-1")  # again: no error
     assert not subprocess.run(["nft", "list", "ruleset"], check=True, capture_output=True, text=True).stdout
 
@@ -58,6 +63,7 @@ def test_a_thousand_senders_are_one_look_up() -> None:
     with NetworkLab(*pair()) as lab, lab.nodes.entered("server"), open_socket(NETLINK_NETFILTER) as sock:
         add(sock, "labctl-fault-1", FrameFilter(("eth0",), sources=sources))
         remove(sock, "labctl-fault-1")
+        remove(sock, "labctl-fault-2")
 
 
 @inside
@@ -75,6 +81,7 @@ def test_a_refusal_leaves_no_table() -> None:
             add(sock, "labctl-fault-1", FrameFilter(("lo", "x" * 20)))  # longer than a name may be
         add(sock, "labctl-fault-1", FrameFilter(("lo",), macs=(bytes(6),)))
         remove(sock, "labctl-fault-1")
+        remove(sock, "labctl-fault-2")
 
 
 @inside

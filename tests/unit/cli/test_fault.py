@@ -24,6 +24,7 @@ from labctl.report.terminal import Look
         ("flap", ["h1", "s1"], {"times": 2, "period": "2s"}, "flap h1 - s1 every 2s, 2 times"),
         ("mtu", ["h1", "s1", "1280"], {}, "mtu h1 - s1 1280"),
         ("remove_address", ["h1", "10.0.0.1"], {}, "remove_address 10.0.0.1 on h1"),
+        ("blackhole", ["h2"], {"port": "udp/53"}, "blackhole h2 port udp/53"),
         ("remove_route", ["h1", "default"], {"via": "10.0.0.9"}, "remove_route default via 10.0.0.9 on h1"),
         ("kill", ["h1/web"], {}, "kill h1/web"),
         ("dns", ["h1"], {"on": ["h2"]}, "dns h1 on h2"),

@@ -46,6 +46,7 @@ def line() -> Topology:
         ("isolate", ["h1", "h2"], "isolate h1 h2"),
         ("blackhole", "h1", "blackhole h1"),
         ("blackhole", {"to": "10.9.0.0/16", "on": "h1"}, "blackhole 10.9.0.0/16 on h1"),
+        ("blackhole", {"to": "h2", "port": 53}, "blackhole h2 port 53"),
         ("down", ["h1", "s1"], "down h1 - s1"),
         ("flap", ["h1", "s1"], "flap h1 - s1 every 1s"),
         ("flap", {"link": ["h1", "s1"], "period": "200ms", "times": 3}, "flap h1 - s1 every 200ms, 3 times"),
@@ -96,6 +97,10 @@ def test_a_wrong_form_shows_the_right_one(kind: str, value: object, message: str
         ("down", ["h1", "h2"], "no link between h1 and h2"),
         ("blackhole", {"to": "h1", "on": "h1"}, "`on` names another node"),
         ("blackhole", "10.0.0.1/24", "not a prefix"),
+        ("blackhole", {"to": "h2", "port": "dns"}, "`dns` is not a port"),
+        ("blackhole", {"to": "h2", "port": "icmp/1"}, "is not a port"),
+        ("blackhole", {"to": "h2", "port": "/53"}, "is not a port"),
+        ("blackhole", {"to": "h2", "port": 65536}, "is not a port"),
         ("pause", "web", "no node has a service `web`; write NODE/NAME"),
     ],
 )

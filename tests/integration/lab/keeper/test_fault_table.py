@@ -24,7 +24,7 @@ from labctl.plan.build import build
 from labctl.plan.fault_effects import FaultPlan
 from labctl.plan.faults import read
 from labctl.topology.model import Topology
-from tests.integration.detached import becomes, running
+from tests.integration.detached import WAIT_S, becomes, running
 
 STAR = topology.load("star:3")
 LINE = topology.load("line:1")
@@ -289,3 +289,21 @@ def test_the_history_of_faults_has_their_moments_in_order(lab: Lab) -> None:
     assert [each.state for each in moments[2:]] == ["begun", "down", "up", "healed"]
     assert [each.at_ns for each in moments] == sorted(each.at_ns for each in moments)
     assert lab.fault_moments(moments[-1].seq) == ()
+
+
+def test_a_blackhole_of_a_port_takes_only_packets_to_it(lab: Lab) -> None:
+    with (
+        lab.socket("h2", socket.AF_INET, socket.SOCK_DGRAM) as name_server,
+        lab.socket("h2", socket.AF_INET, socket.SOCK_DGRAM) as other,
+        lab.socket("h1", socket.AF_INET, socket.SOCK_DGRAM) as sender,
+    ):
+        for sock, port in ((name_server, 5353), (other, 5354)):
+            sock.bind(("10.0.0.2", port))
+            sock.settimeout(WAIT_S)
+        number = begin(lab, "blackhole", {"to": "h2", "port": "udp/5353"})
+        sender.sendto(b"lost", ("10.0.0.2", 5353))
+        sender.sendto(b"arrives", ("10.0.0.2", 5354))
+        assert other.recv(10) == b"arrives"
+        lab.heal([number])
+        sender.sendto(b"healed", ("10.0.0.2", 5353))
+        assert name_server.recv(10) == b"healed"
