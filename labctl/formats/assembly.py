@@ -283,7 +283,7 @@ class _Assembly:
             elif self.sketch.addressing is Addressing.AUTOMATIC and taken.get(network, number) != number:
                 reason = "another network has its prefix, so labctl derives addresses for this one"
                 self.report.left_out(f"{device.name}: {written}", reason, port.line)
-            elif not (parsed.version == 6 and parsed.ip.is_link_local):
+            else:
                 extra.append(str(parsed))
         if found:
             self.given[id(port), family] = found

@@ -124,7 +124,8 @@ class _Reader:
             for port in cable.ports:
                 counts.setdefault(port.device, []).append(order[id(port)])
         for device in self.sketch.devices.values():
-            missing = sorted(set(range(max(counts.get(device.name, [-1]), default=-1) + 1)) - set(counts[device.name]))
+            numbers = counts.get(device.name, [])
+            missing = sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers))
             if missing:
                 self.report.note(f"interface {missing[0]} is not in lab.conf", device.name, device.line)
 

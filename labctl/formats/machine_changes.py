@@ -77,6 +77,7 @@ def change_of(text: str, own: Collection[str] = ()) -> str:
 
     `own` has further directories that belong to the node.
     """
+    text = re.sub(r"\$\{(\w+)[^{}]*\}", r"$\1", text)
     plain = re.sub(r"'[^']*'|\"[^\"]*\"", lambda match: match.group() if "/" in match.group() else '""', text)
     for match in _REDIRECTION.finditer(plain):
         path = match["path"].strip("\"'")

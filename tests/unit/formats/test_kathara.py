@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from labctl.errors import InputError
 from labctl.formats.kathara import read
-from tests.unit.formats.samples import DATA, translated, written
+from tests.unit.formats.samples import DATA, shells, translated, written
 
 LAB = DATA / "kathara"
 
@@ -80,3 +80,19 @@ def test_any_text_is_read_or_refused(tmp_path: Path, lines: list[str]) -> None:
         read(tmp_path, "x")
     except InputError as error:
         assert "lab.conf" in str(error)  # noqa: PT017
+
+
+def test_a_device_without_interfaces_is_a_host(tmp_path: Path) -> None:
+    written(tmp_path, "lab.conf", 'pc1[0]=A\nbrowser[bridged]=true\nbrowser[port]="3000:3000"\n')
+    data, _ = translated(tmp_path)
+    assert data["hosts"]["browser"] == {"expose": ["3000:3000"]}
+
+
+def test_link_local_addresses_are_set_because_routes_may_use_them(tmp_path: Path) -> None:
+    written(tmp_path, "lab.conf", "r1[0]=A\nr2[0]=A\n")
+    written(tmp_path, "r1.startup", "ip address add fe80::1/64 dev eth0\nip route add default via fe80::2 dev eth0\n")
+    data, _ = translated(tmp_path)
+    assert shells(data["hosts"]["r1"]) == [
+        "ip -6 address add fe80::1/64 dev eth0 nodad",
+        "ip route add default via fe80::2 dev eth0",
+    ]
