@@ -26,30 +26,22 @@ def import_file(
     path = Path(file)
     if not path.exists():
         raise InputError(f"{file}: no such file or directory.")
-    options = Options(frozenset(map(Part, without)), hosts, choice or "")
+    base = "" if output is None else str(output.resolve().parent)
+    options = Options(frozenset(map(Part, without)), hosts, choice or "", base=base)
     topology = load(path, routes=False, options=options)
     found = topology.imported
     if found is None:
         raise InputError(f"{file}: is a topology of labctl already. Try: labctl up {shlex.quote(file)}")
-    text = _relocated(found.text, path, output)
     if output is None:
-        standard_output().write([text.rstrip("\n")])
+        standard_output().write([found.text.rstrip("\n")])
         show_report(found)
         return 0
     if os.path.lexists(output) and not force:
         raise InputError(f"{output}: the file exists. Give another name, or --force to replace it.")
     try:
-        output.write_text(text, "utf-8")
+        output.write_text(found.text, "utf-8")
     except OSError as error:
         raise cannot_write(output, error) from error
     show_report(found, every=True)
     standard_output().line(f"wrote {output}. Try: labctl up {shlex.quote(str(output))}")
     return 0
-
-
-def _relocated(text: str, path: Path, output: Path | None) -> str:
-    """Add a comment if relative paths in the text start at another directory than that of the new file."""
-    own = path.resolve() if path.is_dir() else path.resolve().parent
-    if output is None or output.resolve().parent == own or ("source:" not in text and "binds:" not in text):
-        return text
-    return f"# Paths are relative to {own}: keep this file there, or change them.\n{text}"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from labctl.topology.model import Topology
     from labctl.topology.netem import Impairment
 
+_FAILURES_SHOWN = 8  # with their output
 _ATTEMPTS = 4  # another command may stop or create the lab in the meantime
 
 
@@ -156,8 +157,10 @@ def _create(screen: Screen, target: Target, *, strict: bool) -> None:
 
 def _complain_of(failures: Sequence[Failure]) -> None:
     """Report commands and services that failed and may fail."""
-    for failure in failures:
+    for failure in failures[:_FAILURES_SHOWN]:
         complain(f"warning: {failure}")
+    if further := [f"{one.program} of {one.node}" for one in failures[_FAILURES_SHOWN:]]:
+        complain(f"warning: {len(further)} more failed: {', '.join(dict.fromkeys(further))}")
     if failures:
         complain("The lab is up without what failed. With --strict, a failure ends it.")
 

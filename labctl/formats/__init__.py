@@ -6,6 +6,7 @@ Nothing here needs privilege or the kernel, and only a Mininet program is run.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,9 @@ def translate(path: Path, options: Options | None = None) -> Translation | None:
     chosen = options or Options()
     sketch = _sketch(found, path, chosen)
     sketch.file = path.name if path.is_file() else "lab.conf"
+    if chosen.base:
+        own = path.resolve() if path.is_dir() else path.resolve().parent
+        sketch.prefix = os.path.relpath(own, Path(chosen.base).resolve())
     assembled = assemble(sketch, chosen)
     counts = _counts(assembled.data)
     header = [f"Made by `labctl import` from {path.name or path.resolve().name} ({sketch.tool}): {counts}."]
@@ -67,6 +71,7 @@ def translate(path: Path, options: Options | None = None) -> Translation | None:
     header += [f"Note: {one}" for one in sketch.report.notes]
     text = write(assembled.data, header, assembled.comments)
     place = path / "lab.conf" if path.is_dir() else path
+    place = Path(chosen.base) / place.name if chosen.base else place
     summary = f"{sketch.tool}: {counts}"
     report = sketch.report
     return Translation(

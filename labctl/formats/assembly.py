@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -359,7 +360,7 @@ class _Assembly:
                 found = {name: device for name, device in found.items() if name not in members}
             if not found:
                 continue
-            self.data[section] = {name: _settings(device, self.sketch.file) for name, device in found.items()}
+            self.data[section] = {name: _settings(device, self.sketch) for name, device in found.items()}
             for name, device in found.items():
                 if device.comment:
                     self.comments[section, name] = device.comment
@@ -449,16 +450,27 @@ def _is_plain(cable: Cable, switch: str, roles: Mapping[str, Role | None]) -> bo
     return len(ends) == len(others) == 1 and not any(port.impairment for port in cable.ports)
 
 
-def _settings(device: Device, file: str) -> dict[str, Value]:
+def _settings(device: Device, sketch: Sketch) -> dict[str, Value]:
     """Return the node's keys; its commands and services may fail, because they were written for another system."""
+
+    def moved(path: str) -> str:
+        return os.path.normpath(os.path.join(sketch.prefix, path)) if sketch.prefix not in ("", ".") else path
 
     def foreign(program: dict[str, Value], name: str) -> dict[str, Value]:
         line = device.origins.get(name)
-        where = (line.file or file) + (f":{line.number}" if line.number else "") if line is not None else ""
+        where = (line.file or sketch.file) + (f":{line.number}" if line.number else "") if line is not None else ""
         return {**program, "may_fail": True, **({"origin": where} if where else {})}
 
     settings = dict(device.settings)
+    if files := settings.get("files"):
+        settings["files"] = {path: {**each, "source": moved(each["source"])} for path, each in files.items()}
+    if binds := settings.get("binds"):
+        split = (bind.partition(":") for bind in binds)
+        settings["binds"] = [f"{moved(source)}{colon}{rest}" for source, colon, rest in split]
     if services := settings.pop("services", None):
+        for name, each in services.items():
+            if isinstance(config := each.get("config"), str):
+                services = {**services, name: {**each, "config": moved(config)}}
         settings["services"] = {name: foreign(each, name) for name, each in services.items()}
     private = [path for path in settings.pop("private", []) if not path.startswith(_OWN)]
     if private:

@@ -33,6 +33,7 @@ class Options(Struct, frozen=True):
     hosts: bool = False  # attach a host to each router of a graph
     choice: str = ""  # of several topologies in a file, with arguments: `mytopo,3`
     programs: bool = True  # whether a program, which must be run to be read, may be run
+    base: str = ""  # directory that relative paths of the topology file start at; default: that of the foreign file
 
 
 class Role(StrEnum):
@@ -174,6 +175,7 @@ class Sketch:
         self.about = ""
         self.addressing = addressing
         self.file = ""  # the name of the foreign file
+        self.prefix = ""  # the path from the topology file to the directory of the foreign file
         self.devices: dict[str, Device] = {}  # by their name in the foreign file
         self.cables: list[Cable] = []
         self.vlans: dict[str, Value] = {}  # by name: their keys in topology files
