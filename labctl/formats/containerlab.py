@@ -222,7 +222,8 @@ class _Reader:
         else:
             self.routing(device, texts(settings.get("binds")))
         configure(self.sketch, device, lines, shell=False)
-        if device.settings.get("expose") and device.role is not Role.HOST and len(self.sketch.ports_of(device)) > 1:
+        is_host = device.role is Role.HOST or (device.role is None and len(self.sketch.ports_of(device)) <= 1)
+        if device.settings.get("expose") and not is_host:
             del device.settings["expose"]
             self.report.left_out(f"{node}: ports", "only hosts can expose ports; this is a router", line)
 

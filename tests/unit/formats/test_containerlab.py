@@ -98,6 +98,15 @@ def test_nodes_of_the_kind_frr_run_it_with_their_configuration(tmp_path: Path) -
         assert (frr["config"], frr["daemons"]) == ("r1.conf", ["ospfd"])
 
 
+def test_ports_of_a_router_with_one_link_are_left_out(tmp_path: Path) -> None:
+    nodes = "r: {kind: frr, image: frr, ports: ['8080:80']}, h: {kind: linux, image: x, ports: ['8081:80']}"
+    text = f"topology: {{nodes: {{{nodes}}}, links: [{{endpoints: ['r:eth1', 'h:eth1']}}]}}"
+    data, found = translated(written(tmp_path, "x.clab.yml", text))
+    assert "r: ports (line 1): only hosts can expose ports" in "\n".join(found.report)
+    assert "expose" not in data["routers"]["r"]
+    assert data["hosts"]["h"]["expose"] == ["8081:80"]
+
+
 def test_addresses_are_also_those_of_vars(tmp_path: Path) -> None:
     text = "topology:\n  nodes: {a: {kind: linux}, b: {kind: linux}}\n  links:\n"
     text += '    - {endpoints: ["a:eth1", "b:eth1"], vars: {ipv4: [10.0.0.1/24, 10.0.0.2/24]}}\n'
