@@ -6,10 +6,11 @@ A network is a symbol of its own, the bus that its members are on. Many hosts th
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum, StrEnum
 
 from labctl.structs import Struct
+from labctl.topology.devices import Tunnel, Vxlan, Wireguard
 from labctl.topology.model import Endpoint, Impairment, Interface, Node, NodeKind, Topology
 from labctl.topology.switching import Port
 
@@ -85,6 +86,7 @@ class Diagram(Struct, frozen=True):
     vertices: tuple[Vertex, ...]
     edges: tuple[Edge, ...]
     notes: tuple[str, ...] = ()  # lines below the drawing
+    tunnels: tuple[Edge, ...] = ()  # between symbols, across the edges
 
     @property
     def described(self) -> str:
@@ -146,7 +148,39 @@ class _Reader:
             machine = unused("this machine", {vertex.name for vertex in vertices})
             vertices.append(Vertex(machine, Symbol.MACHINE))
             edges += [Edge(name, machine, "nat0" if self.labels is Labels.INTERFACES else "") for name in outside]
-        return Diagram(self.topology.name, tuple(vertices), tuple(edges))
+        drawn = {vertex.name for vertex in vertices}
+        tunnels = [edge for edge in self.tunnels() if edge.a in drawn and edge.b in drawn]
+        notes = tuple(f"{edge.a} - {edge.b}: {', '.join(edge.labels)}" for edge in tunnels)
+        return Diagram(self.topology.name, tuple(vertices), tuple(edges), notes, tuple(tunnels))
+
+    def tunnels(self) -> Iterator[Edge]:
+        """Yield each tunnel, VXLAN and WireGuard connection once, in the file's order."""
+        owners = {
+            str(address.ip): node.name
+            for node in self.topology.nodes
+            for interface in node.interfaces
+            for address in interface.addresses
+        }
+        seen: set[tuple[str, ...]] = set()
+        for node in self.topology.nodes:
+            for interface in node.interfaces:
+                spec = interface.device.spec if interface.device is not None else None
+                ends: list[str] = []
+                name = spec.kind if spec is not None else ""
+                if isinstance(spec, Wireguard):
+                    ends = [peer.node for peer in spec.peers]
+                elif isinstance(spec, Vxlan):
+                    name = f"vxlan {spec.id}"
+                    ends = [owners.get(remote, "") for remote in spec.remotes]
+                elif isinstance(spec, Tunnel):
+                    name += f" with key {spec.key}" if spec.key is not None else ""
+                    ends = [owners.get(spec.remote, "")]
+                prefixes = [str(each.network) for each in interface.addresses if self.labels is not Labels.NAMES]
+                for end in filter(None, ends):
+                    key = (*sorted((node.name, end)), name, *prefixes)
+                    if key not in seen:
+                        seen.add(key)
+                        yield Edge(node.name, end, labels=(name, *prefixes[:1]))
 
     def vertex(self, node: Node) -> Vertex:
         notes = tuple(self.live.notes.get(node.name, ()))

@@ -37,6 +37,9 @@ def mermaid(diagram: Diagram) -> str:
         lines.append(f"    {ids[edge.a]} {line}{f'|{chr(34)}{text}{chr(34)}|' if text else ''} {ids[edge.b]}")
         if edge.state is State.BAD:
             bad.append(str(number))
+    for edge in diagram.tunnels:
+        text = _mermaid_text(edge.labels)
+        lines.append(f'    {ids[edge.a]} -.-|"{text}"| {ids[edge.b]}')
     if bad:
         lines.append(f"    linkStyle {','.join(bad)} stroke:#cf222e")
     if wrong := [ids[vertex.name] for vertex in diagram.vertices if vertex.state is State.BAD]:
@@ -63,6 +66,9 @@ def dot(diagram: Diagram) -> str:
         values += ['color="#cf222e"', "style=dashed"] if edge.state is State.BAD else []
         attributes = f" [{', '.join(values)}]" if values else ""
         lines.append(f"    {_quoted(edge.a)} -- {_quoted(edge.b)}{attributes}")
+    for edge in diagram.tunnels:
+        attributes = f"label={_dot_text(edge.labels)}, style=dotted, constraint=false"
+        lines.append(f"    {_quoted(edge.a)} -- {_quoted(edge.b)} [{attributes}]")
     return "\n".join([*lines, "}", ""])
 
 

@@ -69,6 +69,10 @@ class _Writer:
                 Line(self._fit("", [self._symbol(self.vertices[root]), *self._details(root)]), self._state(root))
             )
             lines += self._below(root)
+        for edge in self.diagram.tunnels:
+            ends = (self._symbol(self.vertices[name]) for name in (edge.a, edge.b))
+            line = self.characters.link
+            lines.append(Line(self._fit("", [f" {line} ".join([next(ends), *edge.labels, next(ends)])])))
         return lines
 
     def _below(self, root: str) -> Iterator[Line]:

@@ -8,6 +8,8 @@ import pytest
 
 from labctl.documents import parse
 from labctl.drawing.diagram import Diagram, Edge, Labels, Live, State, Symbol, counted, diagram_of, last_part, shortened
+from labctl.drawing.markup import dot, mermaid
+from labctl.drawing.outline import outline
 from labctl.topology import load, resolve_inline
 from labctl.topology.model import Impairment, Topology
 
@@ -140,3 +142,22 @@ def test_ports_of_switches_have_their_vlans() -> None:
     assert "vlan 10" in edge(diagram, "a", "s").labels
     assert edge(diagram, "s", "t").labels == ("trunk 10,20",)
     assert edge(diagram, "s", "t").state is State.GOOD
+
+
+def test_a_tunnel_is_drawn_once_across_the_links() -> None:
+    overlay = """
+routers: {a: , b: , c: }
+links: [[a, b], [b, c]]
+tunnels:
+  - {ends: [a, c], kind: wireguard, ipv4: 10.9.0.0/24}
+  - {ends: [c, a], kind: gre, key: 7, ipv4: 10.8.0.0/24}
+"""
+    found = diagram_of(topology(overlay))
+    assert [(edge.a, edge.b, edge.labels) for edge in found.tunnels] == [
+        ("a", "c", ("wireguard", "10.9.0.0/24")),
+        ("a", "c", ("gre with key 7", "10.8.0.0/24")),
+    ]
+    assert found.notes == ("a - c: wireguard, 10.9.0.0/24", "a - c: gre with key 7, 10.8.0.0/24")
+    assert [line.text for line in outline(found)][-1] == "(a) \u2500 gre with key 7 \u2500 10.8.0.0/24 \u2500 (c)"
+    assert 'n0 -.-|"wireguard<br>10.9.0.0/24"| n2' in mermaid(found)
+    assert '"a" -- "c" [label="wireguard\\n10.9.0.0/24", style=dotted, constraint=false]' in dot(found)
