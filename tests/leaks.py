@@ -25,6 +25,7 @@ from pathlib import Path
 
 from labctl.lab.client.nursery import nurseries
 from labctl.timeline.recorder_process import recorders
+from labctl.topology.devices import FALLBACK_DEVICES
 from tests.patience import patient
 
 MS_SHARED = 1 << 20  # linux/mount.h
@@ -37,6 +38,8 @@ _PART = 1 << 16  # bytes that are read at once
 PLACES = ("/run", "/run/lock", "/run/netns", "/run/labctl", "/dev/shm", "/dev/mqueue")
 # Plain directories that are made once and stay, as ip-netns(8) leaves its own; what is in them is looked at.
 STAYING = frozenset({"/run/netns", "/run/labctl"})
+# What modules make in this namespace when the kernel loads them; bonding_masters is a file.
+OF_MODULES = FALLBACK_DEVICES | {"bond0", "bonding_masters"}
 XDG = ("XDG_RUNTIME_DIR", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME")
 
 
@@ -110,7 +113,7 @@ def machine_state(*, labs: Collection[int] = (), of_session: bool = False) -> Ma
         processes=frozenset(ours.values()),
         namespaces=frozenset(_namespaces(process.number for process in processes if everywhere or process.is_ours)),
         # An ordinary user cannot change these two on the machine: what changes there is somebody else's.
-        interfaces=frozenset(os.listdir("/sys/class/net") if os.geteuid() == 0 else ()),
+        interfaces=frozenset(os.listdir("/sys/class/net") if os.geteuid() == 0 else ()) - OF_MODULES,
         mounts=frozenset(_mounts() if os.geteuid() == 0 else ()),
         descriptors=frozenset(() if of_session else _descriptors()),
         files=frozenset(_files_of_machine() if of_session else (*_files_of_machine(), *_files_of_session())),
