@@ -95,6 +95,10 @@ def fraction(value: object) -> float:
     """Return 0.01 for `1%`: a percentage from 0% to 100%; 0 needs no unit."""
     if _is_zero(value):
         return 0.0
+    if re.fullmatch(r"0?\.[0-9]+", text := str(value).strip()):
+        raise ValueError(
+            f"the percentage `{text}` has no unit; did you mean `{float(text):g}%` or `{float(text) * 100:g}%`?"
+        )
     percent = _single(value, _PERCENTAGE)
     if percent > 100:
         raise ValueError(f"the percentage `{value}` is more than 100%")

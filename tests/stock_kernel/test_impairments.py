@@ -12,7 +12,7 @@ import select
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,11 +29,13 @@ from labctl.observe.inspect import inspect
 from labctl.observe.machine import without_qdisc
 from labctl.plan.build import build, set_impairments
 from labctl.plan.diff import difference
+from labctl.plan.impairment_changes import change_impairments, sendings
 from labctl.plan.operations import Plan, SetImpairment
 from labctl.plan.queueing import TokenBucket, needs_counts, queues
 from labctl.scenario import RunOptions
 from labctl.scenario.results import Outcome
-from labctl.topology.model import Impairment, Topology
+from labctl.topology.impairments import read_changes
+from labctl.topology.model import Endpoint, Impairment, Topology
 from labctl.topology.netem import Discipline, QueueLimit, QueueUnit
 from tests import skips
 from tests.integration import networks
@@ -291,6 +293,20 @@ def test_each_neighbour_on_a_network_has_its_own_values_which_change_in_place() 
             if new is plans[1]:
                 assert 80 <= round_trip_ms(lab, "2") < 80 + patient(0.03) * 1000
         assert 60 <= round_trip_ms(lab, "3") < 60 + patient(0.03) * 1000
+        sent = sendings(Endpoint("a", "eth0"), Endpoint("c", "eth0"), "a", is_pair=True)
+        lab.apply(*change_impairments(InForce(plans[-1]), plans[-1], sent, read_changes({"delay": "70ms"})))
+        assert 100 <= round_trip_ms(lab, "3") < 100 + patient(0.03) * 1000  # c still delays by 30 ms
+
+
+class InForce:
+    """What a plan has, as a lab reports it."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def impaired(self, nodes: Iterable[str] = ()) -> dict[tuple[str, str], Impairment]:
+        found = [one for one in self._plan.operations if isinstance(one, SetImpairment)]
+        return {(one.node, one.ifname): one.impairment for one in found if one.impairment}
 
 
 @inside

@@ -92,6 +92,7 @@ def test_formats_use_the_largest_unit_that_is_exact() -> None:
         (rate_bit_s, "10mbit /s", "is not a rate"),
         (rate_bit_s, 10, "did you mean `10mbit`?"),
         (fraction, "5", "did you mean `5%`?"),
+        (fraction, 0.01, "did you mean `0.01%` or `1%`?"),
         (fraction, "5percent", "did you mean `5%`?"),
         (fraction, "5 of 100", "unknown unit `of`; allowed: %"),
         (rate_bit_s, "1.5Mbps", "did you mean `1.5mbit`, or `12mbit`: tc(8) reads Mbps as bytes"),
@@ -103,7 +104,7 @@ def test_formats_use_the_largest_unit_that_is_exact() -> None:
         (duration_s, "20ms 5ms", "`20ms 5ms` is not a duration"),
         (duration_s, "5ms 1s", "is not a duration"),
         (fraction, "101%", "more than 100%"),
-        (fraction, 0.5, "did you mean `0.5%`?"),
+        (fraction, 0.5, "did you mean `0.5%` or `50%`?"),
     ],
 )
 def test_a_bad_quantity_is_refused_with_the_reason(read: object, text: object, part: str) -> None:
