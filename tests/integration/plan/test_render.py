@@ -18,6 +18,7 @@ from labctl.plan.operations import AddRule, AddStaticRoute, RemovePart
 from labctl.plan.render import render_shell
 from labctl.structs import replace
 from labctl.topology.model import Topology
+from tests.patience import patient
 from tests.skips import needs_programs
 from tests.unit.topology.drafts import resolved
 
@@ -31,7 +32,7 @@ def in_sandbox(script: str) -> str:
     unshare = ["unshare", "--net", "--mount", *(["--user", "--map-root-user"] if os.geteuid() else [])]
     prepare = "set -eu\nmount -t tmpfs none /run\nmkdir /run/netns\n"
     done = subprocess.run(
-        [*unshare, "sh"], input=prepare + script, capture_output=True, text=True, timeout=120, check=False
+        [*unshare, "sh"], input=prepare + script, capture_output=True, text=True, timeout=patient(120), check=False
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
