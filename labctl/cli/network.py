@@ -229,12 +229,16 @@ def as_topology_file(found: Inspection) -> str:
 
     if not found.plan.file:
         raise InputError(f"lab {found.name}: its topology has names of files that are not UTF-8, as YAML must be.")
-    ends = [(each.node, each.interface) for each in found.differs if each.what == "impairment"]
+    links = {(end.node, end.ifname) for cable in all_cables(found.plan) for end in (cable.near, cable.far)}
+    impaired = [each for each in found.differs if each.what == "impairment" and (each.node, each.interface) in links]
     changed = {
-        (node, ifname): found.found[node].impairments.get(ifname, FoundImpairment()).impairment for node, ifname in ends
+        (each.node, each.interface): found.found[each.node]
+        .impairments.get(each.interface, FoundImpairment())
+        .impairment
+        for each in impaired
     }
     header = [f"The running lab {found.name}."]
-    if others := [each for each in found.differs if each.what != "impairment"]:
+    if others := [each for each in found.differs if each not in impaired]:
         header += ["The lab differs from this file, changed by hand:", *(f"  {each}" for each in others)]
     return text_of(found.plan.file, header, changed)
 

@@ -7,11 +7,14 @@ from collections.abc import Iterable, Mapping
 import pytest
 
 from labctl import topology
-from labctl.cli.network import cables_between, changed_values, check_link_change, link_operations
+from labctl.cli.network import as_topology_file, cables_between, changed_values, check_link_change, link_operations
 from labctl.errors import InputError
+from labctl.observe.impairments import FoundImpairment
+from labctl.observe.inspect import Drift, DriftKind, Inspection, NodeState
 from labctl.plan.build import build
 from labctl.plan.operations import Plan, SetDown, SetUp
 from labctl.topology.netem import Impairment
+from tests.unit.topology.drafts import resolved
 
 
 @pytest.fixture(scope="module")
@@ -89,3 +92,12 @@ def test_an_action_that_does_not_go_with_its_values_is_refused(
 ) -> None:
     with pytest.raises(InputError, match=message):
         check_link_change(*change)
+
+
+def test_an_impairment_of_a_device_is_a_comment_of_the_file_and_that_of_a_link_is_a_value() -> None:
+    made = build(resolved("hosts: {a: {interfaces: {mv0: {macvlan: bridge, on: eth0}}}, b: }", "links: [[a, b]]"))
+    state = NodeState(impairments={name: FoundImpairment(Impairment(rate_bit_s=8000)) for name in ("eth0", "mv0")})
+    differs = tuple(Drift("a", name, DriftKind.CHANGED, "impairment", "none", "rate 8kbit") for name in ("eth0", "mv0"))
+    lines = as_topology_file(Inspection("x", made, {"a": state}, (), (), differs)).splitlines()
+    assert [line for line in lines if "8kbit" in line and line.startswith("#")] == [f"#   {differs[1]}"]
+    assert len([line for line in lines if "rate: 8kbit" in line]) == 1
