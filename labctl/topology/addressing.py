@@ -391,6 +391,10 @@ class _SegmentAddresses:
         address: Address = wanted.ip if isinstance(wanted, IPv4Interface | IPv6Interface) else wanted
         mistakes = self.lab_prefixes.mistakes
         prefix = self.prefixes.get(family)
+        if prefix is None and isinstance(wanted, IPv4Interface | IPv6Interface):  # `ipv4: false` on the segment
+            hint = f"remove that, or write {address} as `loopback` of {end.draft.node}"
+            mistakes.add(place, f"{wanted} contradicts `{family.key}: false` of {self.segment}", hint)
+            return
         if prefix is None or (self.index, family) in self.lab_prefixes.from_pool:
             mistakes.add(
                 place,

@@ -396,3 +396,14 @@ def test_routers_keep_their_addresses_when_a_group_grows(members: str) -> None:
         return [str(one) for name in ("gw", "r-1") for one in topology.node(name).interfaces[0].addresses]
 
     assert address(3, 2) == address(4, 2) == address(3, 3)
+
+
+def test_an_address_with_a_length_on_a_link_without_addresses_names_the_loopback() -> None:
+    link = "{ends: [{node: r1, ipv4: 10.255.0.1/32}, r2], ipv4: false}"
+    mistakes = from_lines("routers: {r1: , r2: }", f"links: [{link}]")[1]
+    assert [(one.message, one.hint) for one in mistakes] == [
+        (
+            "10.255.0.1/32 contradicts `ipv4: false` of the link r1 - r2",
+            "remove that, or write 10.255.0.1 as `loopback` of r1",
+        )
+    ]
