@@ -22,6 +22,7 @@ class Endpoint:
     def __init__(self, lab: Lab, node: str, port: int, stack: ExitStack) -> None:
         self.sock = stack.enter_context(lab.socket(node, socket.AF_INET, socket.SOCK_DGRAM))
         self.sock.bind(("", port))
+        self.first: bytes | None = None  # that it has received
 
     def delivers(self, text: bytes, to: Outer, receiver: Endpoint, within_s: float) -> Outer | None:
         """The sender that the receiver sees, None if nothing arrives; sent again, as a busy machine loses datagrams."""
@@ -41,6 +42,7 @@ class Endpoint:
                 data, peer = self.sock.recvfrom(100)
             except TimeoutError:
                 break
+            self.first = self.first or data
             if data == wanted:
                 return str(peer[0]), int(peer[1])
         return None

@@ -30,10 +30,10 @@ def test_a_fault_lasts_until_it_is_healed(tmp_path: Path) -> None:
         "  - fault: {isolate: h3, name: away}\n"
         "  - expect: {on: h1, unreachable: h2}\n"
         "  - heal: away\n"
-        "  - expect: {on: h2, reachable: h3}\n"
+        "  - expect: {on: h2, reachable: h3, within: 20s}\n"
         "  - expect: {on: h1, unreachable: h2}\n"
         "  - heal: all\n"
-        "  - expect: {on: h1, reachable: h2}\n",
+        "  - expect: {on: h1, reachable: h2, within: 20s}\n",
         header=STAR,
     )
     assert [(each.step, each.text, each.name) for each in result.faults] == [
@@ -51,7 +51,7 @@ def test_during_runs_its_steps_and_heals(tmp_path: Path) -> None:
         "      steps:\n"
         "        - expect: {on: h1, unreachable: h3}\n"
         "        - run: {on: h1, run: [echo, there], save: {stdout: said}}\n"
-        "  - expect: {on: h1, reachable: h3}\n"
+        "  - expect: {on: h1, reachable: h3, within: 20s}\n"
         "  - expect: {that: '$said == \"there\"'}\n",
         header=STAR,
     )
@@ -98,8 +98,8 @@ def test_a_schedule_is_repeatable_and_ends_healed(tmp_path: Path) -> None:
         "      seed: 5\n"
         "      steps:\n"
         "        - run: {on: h1, run: ['true']}\n"
-        "  - expect: {on: h1, reachable: h3}\n"
-        "  - expect: {on: h2, reachable: h3}\n"
+        "  - expect: {on: h1, reachable: h3, within: 20s}\n"
+        "  - expect: {on: h2, reachable: h3, within: 20s}\n"
     )
     logs = []
     for _ in range(2):
@@ -170,6 +170,6 @@ def test_groups_are_the_sides_of_a_partition(tmp_path: Path) -> None:
     steps = (
         "  - during:\n"
         "      partition: [l, r]\n"
-        "      steps: [{expect: {on: a, unreachable: b}}, {expect: {on: r, reachable: c}}]\n"
+        "      steps: [{expect: {on: a, unreachable: b}}, {expect: {on: r, reachable: c, within: 20s}}]\n"
     )
     assert passes(tmp_path, steps, header=header).faults[0].text == "partition l | r"

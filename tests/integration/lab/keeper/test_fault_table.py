@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -25,6 +26,7 @@ from labctl.plan.fault_effects import FaultPlan
 from labctl.plan.faults import read
 from labctl.topology.model import Topology
 from tests.integration.detached import WAIT_S, becomes, running
+from tests.integration.nat_probe import Endpoint
 
 STAR = topology.load("star:3")
 LINE = topology.load("line:1")
@@ -292,18 +294,13 @@ def test_the_history_of_faults_has_their_moments_in_order(lab: Lab) -> None:
 
 
 def test_a_blackhole_of_a_port_takes_only_packets_to_it(lab: Lab) -> None:
-    with (
-        lab.socket("h2", socket.AF_INET, socket.SOCK_DGRAM) as name_server,
-        lab.socket("h2", socket.AF_INET, socket.SOCK_DGRAM) as other,
-        lab.socket("h1", socket.AF_INET, socket.SOCK_DGRAM) as sender,
-    ):
-        for sock, port in ((name_server, 5353), (other, 5354)):
-            sock.bind(("10.0.0.2", port))
-            sock.settimeout(WAIT_S)
+    with ExitStack() as stack:
+        name_server, other, sender = (
+            Endpoint(lab, node, port, stack) for node, port in (("h2", 5353), ("h2", 5354), ("h1", 0))
+        )
         number = begin(lab, "blackhole", {"to": "h2", "port": "udp/5353"})
-        sender.sendto(b"lost", ("10.0.0.2", 5353))
-        sender.sendto(b"arrives", ("10.0.0.2", 5354))
-        assert other.recv(10) == b"arrives"
+        sender.sock.sendto(b"lost", ("10.0.0.2", 5353))
+        assert sender.delivers(b"arrives", ("10.0.0.2", 5354), other, WAIT_S)
         lab.heal([number])
-        sender.sendto(b"healed", ("10.0.0.2", 5353))
-        assert name_server.recv(10) == b"healed"
+        assert sender.delivers(b"healed", ("10.0.0.2", 5353), name_server, WAIT_S)
+        assert name_server.first == b"healed"
