@@ -42,7 +42,7 @@ _FULL_TABLE_ERRNOS = (errno.ETIMEDOUT, errno.ENOBUFS, errno.EINVAL)  # EINVAL: f
 # The usual net.core.netdev_max_backlog: the frames that may wait for a processor. A request to a new neighbour
 # is a broadcast, and a bridge floods each to all its ports at once.
 _FLOODED_FRAMES = 1000
-_FLOOD_S = 0.02  # in which a processor delivers as many, unless it is busy
+_FLOOD_S, _MAX_FLOOD_S = 0.02, 0.2  # in which a processor delivers as many; twice the slowest reply, between these
 _NUMBERS = 1 << 16  # sequence numbers of echo requests
 
 
@@ -175,6 +175,7 @@ class Prober:
         self._results = 0
         self._entries_per_request = _ENTRIES_PER_REQUEST
         self._quiet_s = _QUIET_S
+        self._flood_s = _FLOOD_S
 
     def __enter__(self) -> Self:
         return self
@@ -247,7 +248,7 @@ class Prober:
                     for each in group:
                         self._send_one(each, selector)
                     if start + len(group) < len(unanswered):
-                        self._receive(selector, group, _FLOOD_S)
+                        self._receive(selector, group, self._flood_s)
                 self._receive(selector, unanswered, None if deadline_s is None else deadline_s / attempts)
                 unanswered = [each for each in unanswered if each.result is None]
                 if not unanswered:
@@ -305,6 +306,7 @@ class Prober:
                     took_s = latest - each.began
                     each.result = EchoResult(str(each.request.address), answer.errno, each.sent, took_s, answer.error)
                     self._quiet_s = min(max(self._quiet_s, 2 * took_s), _MAX_QUIET_S)
+                    self._flood_s = min(max(self._flood_s, 2 * took_s), _MAX_FLOOD_S)
 
     def _remember_entries(self, nodes: Iterable[str]) -> None:
         for node in nodes:
