@@ -81,9 +81,9 @@ def test_silent_addresses_on_a_network_of_many_ports_share_their_deadline() -> N
     silent = [EchoRequest("client", ip_address(f"192.0.2.{host}")) for host in range(100, 140)]
     with NetworkLab(*pair()) as lab, Prober(lab, ports=1000) as prober:  # a request at a time: each floods 1,000 ports
         began = monotonic()
-        answers = prober.send([*silent, EchoRequest("client", ip_address("192.0.2.2"))], deadline_s=1.0)
+        answers = prober.send([*silent, EchoRequest("client", ip_address("192.0.2.2"))], deadline_s=2.0)
     assert [answer.reached for answer in answers] == [False] * len(silent) + [True]
-    assert monotonic() - began < len(silent) / 2  # of one after the other, each a second
+    assert monotonic() - began < 1.5 * len(silent)  # one after the other, each would take two seconds
 
 
 @inside
