@@ -103,6 +103,7 @@ def is_faster(attempt: Callable[[], Transfer], impairment: Impairment) -> bool:
     return any(not bound_holds(attempt(), impairment) for _ in range(TRIES))
 
 
+@pytest.mark.alone  # both ends need the processor at once
 @pytest.mark.stock_kernel
 @inside
 @pytest.mark.parametrize("mbit", [10, 100])
