@@ -20,7 +20,7 @@ from labctl.timeline.event_text import packet_text
 from labctl.timeline.events import AnyEvent, Loss, Packet, Source, Timeline
 from labctl.timeline.recording import Recording, RecordOptions
 from labctl.timeline.sinks.pcapng import PcapngWriter
-from labctl.timeline.wires import hosts_of, links_of, wires_of
+from labctl.timeline.wires import hosts_of, links_of, stacked_on, wires_of
 from labctl.topology.model import Endpoint, Link, links_between
 
 if TYPE_CHECKING:
@@ -125,6 +125,9 @@ def target_of(plan: Plan, text: str) -> Target:
     if links:
         return _of_ends(text, [end for end in links if end.node in hosts])
     names = [*hosts, *(wire.name for wire in wires if len(wire.ends) > 1)]
+    if below := stacked_on(plan).get(Endpoint(node, ifname)):
+        tries = " or ".join(f"labctl capture {end}" for end in below)
+        raise InputError(f"capture {text}: its packets are captured on the interfaces below it. Try {tries}.")
     if node in hosts and ifname:
         known = [end.ifname for end in sorted(ends, key=str) if end.node == node]
         raise InputError(f"capture {text}: {node} has no interface {ifname}; {suggestion(ifname, known)}")

@@ -46,6 +46,8 @@ _FILLED_IN = _RECEIVES | {"poll", "ppoll", "select", "pselect6", "epoll_wait", "
 _WITHOUT_FLAGS = frozenset({"socket", "socketpair", "send", "sendto", "sendmsg", "recv", "recvfrom", "recvmsg"})
 _ADDRESS = re.compile(r"\{AF_INET6?, ([^{}]*)\}(?:, \d+)?")
 _UNIX_ADDRESS = re.compile(r"\{AF_UNIX, ([^{}]*)\}(?:, \d+)?")
+# struct msghdr of sendmsg(2) and recvmsg(2): the address, and the data of the first part.
+_MESSAGE = re.compile(r"\{msg_name=(\{[^{}]*\}|[^,{}]*), .*?iov_base=(\"(?:[^\"\\]|\\.)*\")(\.\.\.)?.*\}")
 _SAME_LENGTH = re.compile(r",? ?\[(\d+) -> \1\]|, addrlen (\d+) -> \2\b")
 
 
@@ -381,8 +383,19 @@ def call_text(item: CallItem, *, is_full: bool) -> Text:
 
 def compact_arguments(name: str, arguments: str) -> str:
     """Leave out what a reader expects: the family and length of an address, flags and protocol of 0."""
+    if name in ("sendmsg", "recvmsg"):
+        arguments = _MESSAGE.sub(_compact_message, arguments)
     arguments = _UNIX_ADDRESS.sub(r"\1", _ADDRESS.sub(r"\1", _SAME_LENGTH.sub("", arguments)))
     return arguments.removesuffix(", 0") if name in _WITHOUT_FLAGS else arguments
+
+
+def _compact_message(found: re.Match[str]) -> str:
+    """Return the data of a message, and its address if it has one."""
+    address, data, is_cut = found.groups()
+    if len(data) > _PREVIEW_BYTES + 2 or is_cut:
+        data = data[1:-1][:_PREVIEW_BYTES].rstrip("\\")
+        data = f'"{data}\u2026"'
+    return data if address == "NULL" else f"{data}, {address}"
 
 
 def result_text(call: Call, beside: str, *, is_full: bool, is_timed: bool = True) -> str:

@@ -32,6 +32,7 @@ _NAT_MAX = 64  # arrivals that a packet whose addresses were changed is looked f
 _SEQ = Packing("!I")
 _SEQUENCE_NUMBERS = 1 << 32
 _ICMP, _TCP, _UDP, _ICMPV6 = 1, 6, 17, 58
+_ERRORS = (b"\x03", b"\x0b", b"\x0c")  # of ICMP: unreachable, time exceeded, parameter problem
 
 
 def merged(sightings: Iterable[Sighting], wires: Iterable[Wire]) -> list[Packet]:
@@ -439,6 +440,10 @@ def _fixed(frame: bytes) -> bytes:
         return first + frame[at + 4 : at + 16] + frame[at + 18 :]
     if protocol == _UDP:
         return first + frame[at + 4 : at + 6] + frame[at + 8 :]
+    if protocol == _ICMP and frame[at : at + 1] in _ERRORS:  # NAT changes the packet that it quotes, but for these
+        return first + frame[at : at + 2] + frame[at + 4 : at + 8] + frame[at + 10 : at + 14] + frame[at + 17 : at + 18]
+    if protocol == _ICMPV6 and frame[at : at + 1] < b"\x80":
+        return first + frame[at : at + 2] + frame[at + 4 : at + 8] + frame[at + 12 : at + 15]
     if protocol in (_ICMP, _ICMPV6):
         return first + frame[at : at + 2] + frame[at + 6 :]
     return first + frame[at:]

@@ -67,6 +67,16 @@ def test_another_target_is_refused_with_a_suggestion(office: Plan, text: str, me
     assert str(error.value) == message
 
 
+INTERFACES = Path(__file__).resolve().parents[3] / "topologies" / "interfaces.yaml"
+
+
+def test_the_end_of_a_tunnel_is_a_target_and_a_device_names_the_interfaces_below_it() -> None:
+    plan = build(topology.load(INTERFACES))
+    assert target_of(plan, "r1:vxlan0") == Target("r1:vxlan0", ("r1",), ends("r1:vxlan0"))
+    with pytest.raises(InputError, match=r"interfaces below it\. Try labctl capture h2:eth0\.$"):
+        target_of(plan, "h2:br1")
+
+
 def test_a_target_accepts_what_leaves_or_arrives_at_its_ends() -> None:
     packet = next(event for event in tcp_echo().events if isinstance(event, Packet))
     for end, accepted in (("client:eth0", True), ("server:eth0", True), ("client:lo", False), ("third:eth0", False)):

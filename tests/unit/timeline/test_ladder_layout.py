@@ -30,6 +30,17 @@ def rows_of(timeline: Timeline, width: int) -> list[Row | Span]:
         ("send", '3, "hello", 5, 0', '3, "hello", 5'),
         ("listen", "3, 0", "3, 0"),
         ("setsockopt", "3, SOL_SOCKET, SO_REUSEADDR, 0", "3, SOL_SOCKET, SO_REUSEADDR, 0"),
+        (
+            "sendmsg",
+            '3, {msg_name=NULL, msg_namelen=0, msg_iov=[{iov_base="hello", iov_len=5}], msg_iovlen=1, msg_flags=0}, 0',
+            '3, "hello"',
+        ),
+        (
+            "recvmsg",
+            '3, {msg_name={AF_INET, 10.0.0.2:5000}, msg_namelen=16, msg_iov=[{iov_base="\\0\\"{}\\1"..., iov_len=9}], '
+            "msg_iovlen=1, msg_flags=0}, MSG_DONTWAIT",
+            '3, "\\0\\"{}\\1\u2026", 10.0.0.2:5000, MSG_DONTWAIT',
+        ),
     ],
 )
 def test_defaults_and_repeated_families_are_left_out(name: str, arguments: str, compact: str) -> None:

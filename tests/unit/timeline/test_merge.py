@@ -267,6 +267,16 @@ def test_a_packet_keeps_its_journey_when_nat_changes_its_source() -> None:
         assert first.journey == second.journey
 
 
+def test_an_icmp_error_keeps_its_journey_when_nat_changes_the_packet_that_it_quotes() -> None:
+    sent = ipv4(udp(b"hello", ports=(61000, 9)), 17, "192.0.2.1", frames.SERVER, identity=7)
+    quoted = ipv4(udp(b"hello", ports=(40000, 9)), 17, frames.CLIENT, frames.SERVER, identity=7)
+    error = ethernet(ipv4(icmp(3, 3, payload=sent), 1, frames.SERVER, "192.0.2.1"))
+    changed = ethernet(ipv4(icmp(3, 3, payload=quoted), 1, frames.SERVER, frames.CLIENT, ttl=63))
+    there, back = crossing(0, "server:eth0", "gw:eth1", error), crossing(9000, "gw:eth0", "client:eth0", changed)
+    first, second = merged(there + back, ROUTED)
+    assert first.journey == second.journey
+
+
 def test_equal_datagrams_of_two_clients_keep_their_journeys_with_nat() -> None:
     ends = (("10.0.0.1", 4000), ("10.0.0.3", 4001))
     one, other = (ethernet(ipv4(udp(b"q", ports=(port, 53)), 17, source)) for source, port in ends)
