@@ -7,25 +7,35 @@ import signal
 import socket
 from collections.abc import Iterator
 from ipaddress import ip_interface
+from pathlib import Path
 
 import pytest
 
 from labctl.clock import monotonic_ns
-from labctl.errors import NotFound
+from labctl.documents import parse
+from labctl.errors import LabctlError, NotFound
 from labctl.kernel.processes import ends_within
 from labctl.lab.client.handle import Lab
-from labctl.plan.build import topology_of
+from labctl.plan.build import build, topology_of
 from labctl.plan.faults import read
 from labctl.plan.operations import AddAddress, LinkEnd, MakeLink, MakeNode, SetUp
 from labctl.structs import replace
 from labctl.timeline.events import Mark, Packet, SocketSample, Source
+from labctl.timeline.protocol_names import described
 from labctl.timeline.recording import Recording, RecordOptions
 from labctl.timeline.spool import Kind
+from labctl.topology import resolve_inline
 from labctl.topology.model import Node, NodeKind
 from tests.integration.detached import becomes
 from tests.labs import WAIT_S, keeper_of, pair_plan
 
 pytestmark = pytest.mark.stock_kernel
+TUNNEL = """
+name: t
+hosts: {a: , b: }
+links: [[a, b]]
+tunnels: [{ends: [a, b], kind: vxlan, ipv4: 172.16.0.0/24}]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +65,31 @@ def test_packets_of_both_nodes_are_in_the_spool_after_the_end(lab: Lab) -> None:
     assert timeline.losses == ()
     assert timeline.missing == () or os.geteuid() != 0
     assert 0 < timeline.clock.bracket_ns < 1_000_000
+
+
+def test_what_a_tunnel_carries_arrives_at_its_other_end_and_so_does_its_packet() -> None:
+    topology, _ = resolve_inline(parse(TUNNEL, "t.yaml"), (), Path())
+    assert topology is not None
+    try:
+        opened = Lab.open(build(topology))
+    except LabctlError as error:
+        pytest.skip(f"feature vxlan: {error}")
+    with (
+        opened as lab,
+        Recording.start(lab) as recording,
+        lab.socket("b", socket.AF_INET, socket.SOCK_DGRAM) as receiving,
+        lab.socket("a", socket.AF_INET, socket.SOCK_DGRAM) as sending,
+    ):
+        recording.wait_ready()
+        receiving.bind(("172.16.0.2", 5353))
+        receiving.settimeout(WAIT_S)
+        sending.sendto(b"hello", ("172.16.0.2", 5353))
+        assert receiving.recv(100) == b"hello"
+        found = [each for each in recording.stop().events if isinstance(each, Packet)]
+    inside = [each for each in found if each.header.payload == b"hello"]
+    outside = [each for each in found if described(each.header).endswith(": UDP 5 bytes")]
+    assert [(each.wire, each.host, each.receiver) for each in inside] == [("a:vxlan0 - b:vxlan0", "a", "b")]
+    assert [(each.wire, each.host, each.receiver) for each in outside] == [("a:eth0 - b:eth0", "a", "b")]
 
 
 def test_a_timeline_may_be_taken_while_the_recording_goes_on(lab: Lab) -> None:
