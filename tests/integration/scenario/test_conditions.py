@@ -125,4 +125,4 @@ def test_another_branch_may_start_a_program_of_that_name_again(tmp_path: Path) -
 def test_a_condition_without_a_deadline_is_checked_for_the_default_time(tmp_path: Path) -> None:
     result = fails(tmp_path, "  - expect: {on: server, listening: tcp/1}\n")
     assert step(result, "1").duration_s >= BECOMES_TRUE_WITHIN_S
-    assert "(within 1s)" in result.reason
+    assert "(within 3s)" in result.reason
