@@ -115,7 +115,6 @@ WORDS: Mapping[str, Mapping[str, str]] = {
         "hops": "nexthops multipath next_hops paths",
         "metric": "cost priority preference distance",
         "src": "source prefsrc from",
-        "write `table` with the number of the VRF": "vrf",
     },
     "HopFile": {"via": "gateway gw nexthop next_hop router", "dev": "interface iface ifname"},
     "RuleFile": {

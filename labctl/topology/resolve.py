@@ -268,12 +268,17 @@ def _with_written(node: Node, written: Written | None, loopbacks: Loopbacks) -> 
 
 
 def _with_vrf_routes(node: Node, tables: dict[tuple[str, str], int], of_stations: dict[str, tuple[Route, ...]]) -> Node:
-    """Return the node with the routes of its VRFs, each in the table of the VRF."""
+    """Return the node with the routes of its VRFs, each in the table of the VRF, but those that the file replaces."""
+    from labctl.topology.static_routes import without_replaced
+
+    is_host = node.kind is NodeKind.HOST
     found = tuple(
         StaticRoute(one.destination, (NextHop(one.ifname, one.gateway),), table=table)
         for (name, vrf), table in tables.items()
         if name == node.name and node.automatic_routes
-        for one in of_stations.get(f"{name} {vrf}", ())
+        for one in without_replaced(
+            of_stations.get(f"{name} {vrf}", ()), node.static_routes, is_host=is_host, table=table
+        )
     )
     return replace(node, static_routes=(*node.static_routes, *found)) if found else node
 

@@ -60,10 +60,12 @@ class RouteFile(Shape):
     metric = optional(_METRIC, "Of several routes to a destination, the one with the lowest metric is used.")
     kind = defaulted(OneOf(RouteKind), RouteKind.UNICAST, "What happens to the packets.")
     table = optional(TEXT, "The routing table: a number, main, or a name of your own, which gets a number from 100 on.")
+    vrf = optional(TEXT, "The VRF of this node in whose table it is; `via` and `dev` are in the VRF.")
     src = optional(STRICT_TEXT, "Source address of packets from this node itself.")
     onlink = defaulted(Flag(), False, "The gateway is on the link although no prefix there contains it.")
 
     RULES = (
+        Excludes("vrf", ("table",), "a route is in one table: remove one of `vrf` and `table`"),
         Excludes("hops", ("via", "dev", "weight", "onlink"), "write `via`, `dev`, `weight` and `onlink` inside `hops`"),
     )
 
@@ -90,17 +92,21 @@ class RuleFile(Shape):
     invert = defaulted(Flag(), False, "Select all other packets.", name="not")
     table = optional(TEXT, "The table to look up: a number, main, or a name of your own.")
     lookup = optional(TEXT, "The same as `table`.")
+    vrf = optional(TEXT, "The VRF of this node whose table to look up.")
     action = defaulted(OneOf(RuleAction), RuleAction.LOOKUP, "What to do instead of a lookup.")
     priority = optional(Whole(1, 32765), "Rules are tried in ascending order; default: 1000, 1001, ... in the list.")
 
-    RULES = (Excludes("lookup", ("table",), "a rule looks up one table: remove one of `lookup` and `table`"),)
+    RULES = (
+        Excludes("lookup", ("table",), "a rule looks up one table: remove one of `lookup` and `table`"),
+        Excludes("vrf", ("table", "lookup"), "a rule looks up one table: `vrf` is that of the VRF"),
+    )
 
     def problem(self) -> str:
         """A lookup needs a table, and other actions have none."""
-        table = next((key for key in ("table", "lookup") if key in self.values), "")
+        table = next((key for key in ("table", "lookup", "vrf") if key in self.values), "")
         if self.action is not RuleAction.LOOKUP:
             return f"a rule with the action {self.action} looks up no table: remove `{table}`" if table else ""
-        return "" if table else "a rule needs a `table`, or another `action`, such as prohibit"
+        return "" if table else "a rule needs a `table` or a `vrf`, or another `action`, such as prohibit"
 
 
 class LoopbackFile(Shape):

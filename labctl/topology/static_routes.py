@@ -3,6 +3,9 @@
 A gateway or a destination may be the name of a node or a network, and then a route or a rule is one of each family
 that both ends have. Tables with names of their own get numbers from 100 on, in the order of their first use on a node.
 
+A route with `vrf` is in the table of that VRF, and its gateways, interfaces and source addresses are those of the VRF.
+With the number of that table instead, it may leave the VRF, whose network is preferred if several have the gateway.
+
 Written routes replace automatic ones (`without_replaced`): to the same destination; on a host also to every destination
 inside theirs; on a router to those inside that have the same gateway, so that a backup can take over.
 """
@@ -12,13 +15,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_interface, ip_network
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import TYPE_CHECKING, Any
 
 from labctl.documents.diagnostics import Hint, suggestion
 from labctl.documents.schema import PlacedText, Reading, Unusable
 from labctl.names import LOOPBACK, name_key
 from labctl.structs import Struct, field, replace
+from labctl.topology.devices import Vrf
 from labctl.topology.draft import Draft, DraftNode, Family, Mistakes, Named, Place, Segment
 from labctl.topology.model import (
     MAIN_TABLE,
@@ -67,9 +71,11 @@ class Written(Struct):
         return False
 
 
-def without_replaced(automatic: Sequence[Route], written: Iterable[StaticRoute], *, is_host: bool) -> list[Route]:
-    """Return the automatic routes that the written ones leave."""
-    plain = [route for route in written if route.table == MAIN_TABLE]
+def without_replaced(
+    automatic: Sequence[Route], written: Iterable[StaticRoute], *, is_host: bool, table: int = MAIN_TABLE
+) -> list[Route]:
+    """Return the automatic routes of the table that the written ones leave."""
+    plain = [route for route in written if route.table == table]
 
     def is_replaced(one: Route) -> bool:
         for route in plain:
@@ -208,7 +214,11 @@ class _NodeRoutes:
         self.node = node
         self.place = place
         self.interfaces = {interface.name: interface for interface in lab.interfaces[node.name]}
-        self.tables: dict[str, int] = {}
+        devices = ((interface.name, interface.device) for interface in lab.interfaces[node.name])
+        vrfs = {name: (made.spec, made.members) for name, made in devices if made is not None}
+        self.vrfs = {name: spec.table for name, (spec, _) in vrfs.items() if isinstance(spec, Vrf)}
+        self.vrf_of = {member: name for name, (_, members) in vrfs.items() if name in self.vrfs for member in members}
+        self.tables: dict[str, int] = dict(self.vrfs)  # by name
         self.written = Written()
         self.taken: dict[tuple[Prefix, int, int], tuple[int, bool]] = {}  # index of the route, whether it may grow
 
@@ -253,10 +263,11 @@ class _NodeRoutes:
         destinations = self.destinations(model.to, place.at("to"))
         if destinations is None:
             return
-        table = self.table(model.table, place)
-        source = self.source(model.src, place.at("src"))
+        table = self.table(model.table, model.vrf, place)
+        source = self.source(model.src, model.vrf, place.at("src"))
         if table is None or (model.src and source is None):
             return
+        scope = _Scope(table, model.vrf or "")
         vias = self.vias(model)
         if any(not via.gateway and not via.dev for via in vias):
             return
@@ -268,7 +279,7 @@ class _NodeRoutes:
             if is_exact and source is not None and source.version != family.value:
                 continue
             is_pair = is_exact and model.kind is not RouteKind.LOCAL
-            hops = [self.hop(via, family, place, exact=is_pair, table=table) for via in vias]
+            hops = [self.hop(via, family, place, exact=is_pair, scope=scope) for via in vias]
             if None in hops:
                 continue
             route = StaticRoute(
@@ -285,8 +296,9 @@ class _NodeRoutes:
             wanted = ", ".join(via.gateway or f"dev {via.dev}" for via in vias)
             if not any(self.reported_unknown(via.gateway, place.at("via")) for via in vias if via.gateway):
                 families = " or ".join(str(Family(one.version)) for one in destinations)
-                message = f"{self.node.name} does not reach {wanted} over {families} on a network of its own"
-                self.lab.report(place, message, self.networks())
+                where = f"in the VRF {model.vrf}" if model.vrf else "on a network of its own"
+                message = f"{self.node.name} does not reach {wanted} over {families} {where}"
+                self.lab.report(place, message, self.networks(scope))
 
     def vias(self, model: RouteFile) -> list[_Via]:
         if model.kind is RouteKind.LOCAL:
@@ -300,43 +312,57 @@ class _NodeRoutes:
             return [_Via("", model.dev or "", weight, model.onlink)]
         return [_Via(one, model.dev or "", weight, model.onlink) for one in model.via]
 
-    def hop(self, via: _Via, family: Family, place: Place, *, exact: bool, table: int = MAIN_TABLE) -> NextHop | None:
+    def hop(
+        self, via: _Via, family: Family, place: Place, *, exact: bool, scope: _Scope | None = None
+    ) -> NextHop | None:
         """Return the next hop for destinations of that family; None if there is none, or after a report.
 
         With `exact` the gateway must have the same family: the route is one of a pair.
         """
+        scope = scope or _Scope()
         if via.dev and via.dev not in self.interfaces and via.dev != LOOPBACK:
             hint = suggestion(via.dev, self.interfaces)
             self.lab.report(place, f"{self.node.name} has no interface `{via.dev[:40]}`", hint)
             return None
+        if scope.vrf and via.dev and via.dev not in self.vrfs and self.vrf_of.get(via.dev) != scope.vrf:
+            hint = (
+                f"{self.members(scope.vrf)}; for a route that leaves it write `table: {scope.table}` instead of `vrf`"
+            )
+            self.lab.report(place, f"{via.dev} is not an interface of the VRF {scope.vrf} of {self.node.name}", hint)
+            return None
         if not via.gateway:
-            has_family = any(one.version == family.value for one in self.addresses(via.dev))
+            into_vrf = (ifname for ifname, vrf in self.vrf_of.items() if vrf == via.dev)
+            reached = (one for ifname in (via.dev, *into_vrf) for one in self.addresses(ifname))
+            has_family = any(one.version == family.value for one in reached)
             return NextHop(via.dev, None, via.weight) if has_family or not exact else None
         address = _address(via.gateway)
         if address is None:
-            return self.hop_to_node(via, family, exact=exact)
+            return self.hop_to_node(via, family, scope, exact=exact)
         if address.version != family.value and (exact or family is Family.IPV6):
             if not exact:
                 self.lab.report(place, f"an IPv6 route cannot have the IPv4 gateway {address}")
             return None
-        if any(address == one.ip for ifname in self.interfaces for one in self.addresses(ifname)):
+        ifname = via.dev or self.interface_to(address, scope)
+        beside = (name for name in self.interfaces if ifname and self.vrf_of.get(name) == self.vrf_of.get(ifname))
+        if any(address == one.ip for name in beside for one in self.addresses(name)):
             self.lab.report(place, f"the gateway {address} is an address of {self.node.name} itself")
             return None
-        ifname = via.dev or self.interface_to(address, table)
         if not ifname and address.is_link_local:
             self.lab.report(place, f"the gateway {address} is link-local", "name its interface: write `dev`")
             return None
         if not ifname:
-            self.lab.report(place, f"the gateway {address} is on no network of {self.node.name}", self.networks())
+            where = f"on no network of {f'the VRF {scope.vrf} of ' if scope.vrf else ''}{self.node.name}"
+            self.lab.report(place, f"the gateway {address} is {where}", self.networks(scope))
             return None
-        if via.dev and not via.onlink and not address.is_link_local and not self.is_on(address, via.dev, table):
+        if via.dev and not via.onlink and not address.is_link_local and not self.is_on(address, via.dev, scope):
             hint = "write `onlink: true` if it is on the link all the same"
             self.lab.report(place, f"the gateway {address} is on no network of {self.node.name}:{via.dev}", hint)
             return None
         return NextHop(ifname, address, via.weight, via.onlink)
 
-    def hop_to_node(self, via: _Via, family: Family, *, exact: bool) -> NextHop | None:
+    def hop_to_node(self, via: _Via, family: Family, scope: _Scope, *, exact: bool) -> NextHop | None:
         there = self.lab.neighbours(self.node.name, via.gateway)
+        there = [one for ifname in self.reached(scope) for one in there if one.ifname == ifname]
         if via.dev:
             there = [one for one in there if one.ifname == via.dev]
         for version in (family.value,) if exact or family is Family.IPV6 else (4, 6):
@@ -346,30 +372,41 @@ class _NodeRoutes:
                         return NextHop(one.ifname, address.ip, via.weight, via.onlink)
         return None
 
-    def interface_to(self, address: Address, table: int) -> str:
-        """Return the interface on whose network the address is; "" for none."""
-        if address.is_link_local:
-            return next(iter(self.interfaces)) if len(self.interfaces) == 1 else ""
-        return next((ifname for ifname in self.interfaces if self.is_on(address, ifname, table)), "")
+    def reached(self, scope: _Scope) -> list[str]:
+        """Return the interfaces that a route may use: those of its table's VRF first, or alone with `vrf`."""
+        vrf = scope.vrf or next((name for name, table in self.vrfs.items() if table == scope.table), "")
+        own = [ifname for ifname in self.interfaces if self.vrf_of.get(ifname, "") == vrf]
+        return own if scope.vrf else [*own, *(ifname for ifname in self.interfaces if ifname not in own)]
 
-    def is_on(self, address: Address, ifname: str, table: int) -> bool:
+    def interface_to(self, address: Address, scope: _Scope) -> str:
+        """Return the interface on whose network the address is; "" for none."""
+        found = self.reached(scope)
+        if address.is_link_local:
+            return found[0] if len(found) == 1 else ""
+        return next((ifname for ifname in found if self.is_on(address, ifname, scope)), "")
+
+    def is_on(self, address: Address, ifname: str, scope: _Scope) -> bool:
         """Return whether the address is on a network of the interface, or an earlier route leads to it on the link."""
         if any(address in one.network for one in self.addresses(ifname)):
             return True
         return any(
-            route.table in (table, MAIN_TABLE)
+            route.table in (scope.table, *(() if scope.vrf else (MAIN_TABLE,)))
             and address in route.destination
             and any(hop.ifname == ifname and hop.gateway is None for hop in route.hops)
             for route in self.written.routes
         )
+
+    def members(self, vrf: str) -> str:
+        found = [ifname for ifname, name in self.vrf_of.items() if name == vrf]
+        return f"its interfaces are {', '.join(found[:6])}"
 
     def addresses(self, ifname: str) -> tuple[AddressOnLink, ...]:
         if ifname == LOOPBACK:
             return self.lab.loopbacks.get(self.node.name, ())
         return self.interfaces[ifname].addresses
 
-    def networks(self) -> str:
-        found = [str(one.network) for ifname in self.interfaces for one in self.addresses(ifname)]
+    def networks(self, scope: _Scope) -> str:
+        found = [str(one.network) for ifname in self.reached(scope) for one in self.addresses(ifname)]
         return f"its networks are {', '.join(found[:6])}" if found else "it has no network"
 
     def reported_unknown(self, name: str, place: Place) -> bool:
@@ -421,8 +458,15 @@ class _NodeRoutes:
             return None
         return (interface.network,)
 
-    def table(self, written: str | None, place: Place) -> int | None:
-        """Return the number of a table; None after a report."""
+    def table(self, written: str | None, vrf: str | None, place: Place) -> int | None:
+        """Return the number of a table, or of that of a VRF; None after a report."""
+        if vrf is not None and vrf not in self.vrfs:
+            example = "write for example `interfaces: {red: {vrf: 10, members: [eth0]}}` on the node"
+            hint = suggestion(vrf, self.vrfs) if self.vrfs else example
+            self.lab.report(place.at("vrf"), f"{self.node.name} has no VRF `{vrf[:40]}`", hint)
+            return None
+        if vrf is not None:
+            return self.vrfs[vrf]
         if written is None:
             return MAIN_TABLE
         if written in TABLES:
@@ -433,17 +477,20 @@ class _NodeRoutes:
             self.lab.report(place.at("table"), f"{written} is not the number of a table", "write 1 to 4294967295")
             return None
         if written not in self.tables:
-            self.tables[written] = FIRST_TABLE + len(self.tables)
+            taken = self.tables.values()
+            self.tables[written] = next(number for number in count(FIRST_TABLE) if number not in taken)
         return self.tables[written]
 
-    def source(self, written: str | None, place: Place) -> Address | None:
+    def source(self, written: str | None, vrf: str | None, place: Place) -> Address | None:
         if written is None:
             return None
         address = _address(written)
-        own = [one.ip for ifname in (*self.interfaces, LOOPBACK) for one in self.addresses(ifname)]
+        inside = [one for one in self.interfaces if vrf is None or vrf in (one, self.vrf_of.get(one))]
+        own = [one.ip for ifname in (*inside, LOOPBACK) for one in self.addresses(ifname)]
         if address is None or address not in own:
             hint = f"its addresses are {', '.join(map(str, own[:6]))}" if own else ""
-            self.lab.report(place, f"`{written[:60]}` is not an address of {self.node.name}", hint)
+            where = f"the VRF {vrf} of {self.node.name}" if vrf else self.node.name
+            self.lab.report(place, f"`{written[:60]}` is not an address of {where}", hint)
             return None
         return address
 
@@ -451,7 +498,7 @@ class _NodeRoutes:
 
     def rule(self, model: RuleFile, place: Place, priority: int) -> None:
         is_lookup = model.action is RuleAction.LOOKUP
-        table = self.table(model.table or model.lookup, place) if is_lookup else 0
+        table = self.table(model.table or model.lookup, model.vrf, place) if is_lookup else 0
         mark = self.mark(model.fwmark, place.at("fwmark"))
         sources = self.selected(model.source, place.at("from"))
         destinations = self.selected(model.to, place.at("to"))
@@ -524,6 +571,13 @@ class _Via(Struct, frozen=True):
     onlink: bool = False
 
 
+class _Scope(Struct, frozen=True):
+    """Where the next hops of a route are looked up."""
+
+    table: int = MAIN_TABLE
+    vrf: str = ""  # with one: its interfaces alone
+
+
 def _via_of(hop: HopFile) -> _Via:
     return _Via(hop.via or "", hop.dev or "", hop.weight, hop.onlink)
 
@@ -562,19 +616,22 @@ def _shape(
 
 
 def _route_words(words: list[str]) -> dict[str, Any]:
-    """Return the keys of `[KIND] PREFIX [via A] [dev D] [metric N] [table T] [src A] [onlink] [nexthop ...]...`."""
+    """Return the keys of `[KIND] PREFIX [via A] [dev D] [metric N] [table T] [src A] [onlink] [nexthop ...]...`.
+
+    `vrf V` stands for a table; both may also come before the prefix.
+    """
     values: dict[str, Any] = {}
     left = iter(words)
     for word in left:
         if word in set(RouteKind) and not values:
             values["kind"] = word
-        elif "to" not in values:
+        elif "to" not in values and word not in ("table", "vrf"):
             values["to"] = next(left, "") if word == "to" else word
         elif word == "nexthop":
             values.setdefault("hops", []).append({})
         elif word == "onlink":
             _target(values, word)[word] = True
-        elif word in ("via", "dev", "weight", "metric", "table", "src"):
+        elif word in ("via", "dev", "weight", "metric", "table", "vrf", "src"):
             value = next(left, None)
             if value in ("inet", "inet6") and word == "via":
                 value = next(left, None)
@@ -593,7 +650,7 @@ def _target(values: dict[str, Any], word: str) -> dict[str, Any]:
 
 
 def _rule_words(words: list[str]) -> dict[str, Any]:
-    """Return the keys of `[not] [from P] [to P] [fwmark M] [iif D] [oif D] [priority N] (table T | ACTION)`."""
+    """Return the keys of `[not] [from P] [to P] [fwmark M] [iif D] [oif D] [priority N] (table T | vrf V | ACTION)`."""
     values: dict[str, Any] = {}
     left = iter(words)
     for word in left:
@@ -602,7 +659,7 @@ def _rule_words(words: list[str]) -> dict[str, Any]:
             values["not"] = True
         elif word in (RuleAction.BLACKHOLE, RuleAction.UNREACHABLE, RuleAction.PROHIBIT):
             values["action"] = word
-        elif name in ("from", "to", "fwmark", "iif", "oif", "priority", "table", "lookup"):
+        elif name in ("from", "to", "fwmark", "iif", "oif", "priority", "table", "lookup", "vrf"):
             value = next(left, None)
             if value is None:
                 raise ValueError(f"`{word}` has no value")

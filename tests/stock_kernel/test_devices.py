@@ -142,9 +142,14 @@ def test_vlans_double_tags_ipvlan_and_dummies_carry_packets_and_delays() -> None
 VRFS = (
     "routing: none",
     "hosts:",
-    *(f"  {name}: {{routes: [{{to: default, via: 10.0.{number}.1}}]}}"
+    *(f"  {name}: {{routes: [{{to: default, via: 10.0.{number}.1}}]"
+      f"{', loopback: {address: 192.0.2.1, anycast: true}' if number else ''}}}"
       for name, number in (("red1", 0), ("red2", 1), ("blue1", 0), ("blue2", 1))),
-    "routers: {pe: {interfaces: {r: {vrf: 100, members: [eth0, eth1]}, b: {vrf: 200, members: [eth2, eth3]}}}}",
+    "routers:",
+    "  pe:",
+    "    interfaces: {r: {vrf: 100, members: [eth0, eth1]}, b: {vrf: 200, members: [eth2, eth3]}}",
+    "    routes: [{to: 192.0.2.1, via: red2, vrf: r}, {to: 192.0.2.1, via: 10.0.1.3, vrf: b}]",
+    "    rules: [{to: 192.0.2.1, vrf: b}]",
     "links:",
     *(f"  - {{ends: [{{node: pe, ipv4: 10.0.{net}.1/24, ipv6: 'fd0{net}::1/64'}},"
       f" {{node: {name}, ipv4: 10.0.{net}.{host}/24, ipv6: 'fd0{net}::{host}/64'}}]}}"
@@ -158,6 +163,7 @@ def test_vrfs_with_the_same_prefixes_are_apart_in_both_directions() -> None:
     with NetworkLab(*plan.operations) as lab:
         assert drift(lab, plan) == []
         for name, own, other in (("red", 2, 3), ("blue", 3, 2)):
+            assert reaches(lab, f"{name}1", "192.0.2.1")  # a route that the file writes, in each VRF another
             for here, there in ((0, 1), (1, 0)):
                 assert reaches(lab, f"{name}{here + 1}", f"10.0.{there}.{own}")
                 assert is_apart(lab, f"{name}{here + 1}", f"10.0.{there}.{other}")
@@ -165,6 +171,9 @@ def test_vrfs_with_the_same_prefixes_are_apart_in_both_directions() -> None:
             assert is_apart(lab, "pe", f"10.0.0.{other}", "-I", name[0])
             assert reaches(lab, "pe", f"fd00::{own}", "-I", name[0])
             assert is_apart(lab, "pe", f"fd00::{other}", "-I", name[0])
+        with lab.nodes.entered("pe"):  # a rule looks up the table of a VRF
+            shown = subprocess.run(["ip", "route", "get", "192.0.2.1"], stdout=subprocess.PIPE, text=True, check=True)
+        assert "via 10.0.1.3 dev eth3 table 200" in shown.stdout
 
 
 TUNNELS = {

@@ -65,11 +65,12 @@ hosts:
     routes:
       - {to: 192.0.2.0/24, via: [gw], dev: eth0, metric: 5, weight: 2, table: 100, src: 10.255.0.1, onlink: false}
       - {to: 192.0.3.0/24, hops: [{via: gw, dev: eth0, weight: 2, onlink: false}, {dev: eth1}]}
-      - {to: 192.0.4.0/24, kind: blackhole}
+      - {to: 192.0.4.0/24, kind: blackhole, vrf: v0}
       - 192.0.5.0/24 dev eth0
     rules:
       - {from: 10.0.1.0/24, to: lan, fwmark: 0x1/0xff, iif: eth0, oif: eth1, not: true, lookup: main, priority: 7}
       - {from: gw, action: prohibit}
+      - {from: 10.0.2.0/24, vrf: v0}
       - from 10.0.1.0/24 table 100
     files: {/etc/x: {content: x, mode: "0600", owner: root}, /srv/y: {source: /etc/hosts}}
     binds: ["/usr:/mnt", {source: /usr, target: /media, rw: true}]

@@ -38,8 +38,10 @@ def test_a_route_has_next_hops_or_another_kind(value: dict[str, Any], message: s
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ({"from": "lan"}, "a rule needs a `table`, or another `action`, such as prohibit"),
+        ({"from": "lan"}, "a rule needs a `table` or a `vrf`, or another `action`, such as prohibit"),
         ({"table": 1, "action": "prohibit"}, "looks up no table: remove `table`"),
+        ({"vrf": "red", "action": "prohibit"}, "looks up no table: remove `vrf`"),
+        ({"lookup": 1, "vrf": "red"}, "a rule looks up one table: `vrf` is that of the VRF"),
         ({"table": 1, "lookup": 2}, "remove one of `lookup` and `table`"),
         ({"table": 1, "priority": 32766}, "32765"),
     ],

@@ -83,6 +83,97 @@ def test_names_of_tables_are_numbers_from_100_on_in_routes_and_rules() -> None:
     assert node.routes  # other tables do not replace automatic routes
 
 
+VRFS = (
+    "routing: none",
+    "addresses: ipv4",
+    "hosts: {red1: , red2: , blue1: , blue2: }",
+    "links:",
+    *(f"  - {{ends: [{{node: pe, ipv4: 10.0.{net}.1/24}}, {{node: {name}{net + 1}, ipv4: 10.0.{net}.{host}/24}}]}}"
+      for name, host in (("red", 2), ("blue", 3)) for net in (0, 1)),
+)  # fmt: skip
+
+
+def pe(*keys: str, vrfs: tuple[str, ...] = VRFS) -> tuple[str, ...]:
+    interfaces = "interfaces: {red: {vrf: 100, members: [eth0, eth1]}, blue: {vrf: 200, members: [eth2, eth3]}}"
+    return (*vrfs, f"routers: {{pe: {{{', '.join((interfaces, *keys))}}}}}")
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("{to: 9.0.0.0/8, via: 10.0.1.9, vrf: red}", "9.0.0.0/8 via 10.0.1.9 dev eth1 table 100"),
+        ("{to: 9.0.0.0/8, via: 10.0.1.9, vrf: blue}", "9.0.0.0/8 via 10.0.1.9 dev eth3 table 200"),
+        ("{to: 9.0.0.0/8, via: 10.0.1.9, table: 200}", "9.0.0.0/8 via 10.0.1.9 dev eth3 table 200"),
+        ("{to: 9.0.0.0/8, via: 10.0.1.9, table: blue}", "9.0.0.0/8 via 10.0.1.9 dev eth3 table 200"),
+        ("{to: 9.0.0.0/8, via: 10.0.1.9, table: other}", "9.0.0.0/8 via 10.0.1.9 dev eth1 table 101"),
+        ("{to: default, via: blue1, vrf: blue}", "default via 10.0.0.3 dev eth2 table 200"),
+        ("{to: 9.0.0.0/8, hops: [red1, red2], vrf: red}",
+         "9.0.0.0/8 table 100 nexthop via 10.0.0.2 dev eth0 weight 1 nexthop via 10.0.1.2 dev eth1 weight 1"),
+        ("{to: default, dev: blue, vrf: red}", "default dev blue table 100"),
+        ("{to: 9.0.0.0/8, via: 10.0.1.9, dev: eth3, table: 100}", "9.0.0.0/8 via 10.0.1.9 dev eth3 table 100"),
+        ("{to: 9.0.0.0/8, kind: blackhole, vrf: blue}", "blackhole 9.0.0.0/8 table 200"),
+        ("vrf blue 9.0.0.0/8 via 10.0.1.9 src 10.0.0.1", "9.0.0.0/8 via 10.0.1.9 dev eth3 table 200 src 10.0.0.1"),
+        ("9.0.0.0/8 via 10.0.1.9 vrf blue", "9.0.0.0/8 via 10.0.1.9 dev eth3 table 200"),
+    ],
+)  # fmt: skip
+def test_a_route_of_a_vrf_is_in_its_table_and_uses_its_interfaces(written: str, expected: str) -> None:
+    assert [str(one) for one in resolved(*pe(f"routes: [{written}]")).node("pe").static_routes] == [expected]
+
+
+def test_a_rule_looks_up_the_table_of_a_vrf() -> None:
+    rules = resolved(*pe("rules: [{from: 9.0.0.0/8, vrf: blue}, to 8.0.0.0/8 vrf red]")).node("pe").rules
+    assert [rule.what for rule in rules] == ["lookup 200", "lookup 100"]
+
+
+def test_a_gateway_in_one_vrf_may_have_the_nodes_own_address_in_another() -> None:
+    other = tuple(
+        line.replace("pe, ipv4: 10.0.0.1/24}, {node: blue1", "pe, ipv4: 10.0.0.2/24}, {node: blue1") for line in VRFS
+    )
+    routes = resolved(*pe("routes: [{to: default, via: 10.0.0.2, vrf: red}]", vrfs=other)).node("pe").static_routes
+    assert [str(one) for one in routes] == ["default via 10.0.0.2 dev eth0 table 100"]
+
+
+def test_a_written_route_replaces_the_automatic_one_of_its_vrf_alone() -> None:
+    routers = (
+        "addresses: ipv4",
+        "routers:",
+        "  pe:",
+        "    interfaces: {red: {vrf: 100, members: [eth0, eth1]}}",
+        "    routes: [{to: far, via: r2, vrf: red}]",
+        "  r1: ",
+        "  r2: ",
+        "networks: {far: {members: [r1, r2]}, near: {members: [r1, r2]}}",
+        "links: [[pe, r1], [pe, r2]]",
+    )
+    made = resolved(*routers).node("pe").static_routes
+    assert [str(one).split(" dev ")[1] for one in made] == ["eth1 table 100", "eth0 table 100"]  # far, near
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("{to: 9.0.0.0/8, via: 10.0.1.9, vrf: rde}", "pe has no VRF `rde` | did you mean `red`?"),
+        ("{to: 9.0.0.0/8, via: 10.0.1.9, vrf: 100}", "pe has no VRF `100` | allowed: red, blue"),
+        ("{to: 9.0.0.0/8, via: 10.0.7.9, vrf: red}",
+         "the gateway 10.0.7.9 is on no network of the VRF red of pe | its networks are 10.0.0.0/24, 10.0.1.0/24"),
+        ("{to: 9.0.0.0/8, via: 10.0.1.9, dev: eth3, vrf: red}",
+         "eth3 is not an interface of the VRF red of pe | its interfaces are eth0, eth1; "
+         "for a route that leaves it write `table: 100` instead of `vrf`"),
+        ("{to: 9.0.0.0/8, via: blue1, vrf: red}",
+         "pe does not reach blue1 over IPv4 in the VRF red | its networks are 10.0.0.0/24, 10.0.1.0/24"),
+        ("{to: 9.0.0.0/8, via: 10.0.0.1, vrf: red}", "the gateway 10.0.0.1 is an address of pe itself | "),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_route_of_a_vrf(written: str, expected: str) -> None:
+    assert [f"{one.message} | {one.hint}" for one in from_lines(*pe(f"routes: [{written}]"))[1]] == [expected]
+
+
+def test_a_node_without_vrfs() -> None:
+    assert mistakes("routes: [{to: default, via: r1, vrf: red}]") == [
+        "h has no VRF `red` | write for example `interfaces: {red: {vrf: 10, members: [eth0]}}` on the node"
+    ]
+
+
 def test_rules_of_all_kinds() -> None:
     node = host(
         "rules: [{fwmark: 0x10/0xff, table: main}, from lan iif eth0 prohibit, not from 10.0.1.1 lookup 7 pref 9]"
