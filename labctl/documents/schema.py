@@ -177,18 +177,19 @@ class Duration:
 
 
 class Whole:
-    """A whole number within bounds."""
+    """A whole number within bounds. `fix` is the hint for every other value."""
 
-    def __init__(self, at_least: int | None = None, at_most: int | None = None) -> None:
+    def __init__(self, at_least: int | None = None, at_most: int | None = None, *, fix: str = "") -> None:
         self._at_least = at_least
         self._at_most = at_most
+        self._fix = fix
 
     def read(self, value: object, at: Reading, path: KeyPath) -> int:
         if at.is_open(value):
             return cast(int, value)
         number = _whole(value)
         if number is None:
-            raise at.wrong(path, f"expected a whole number, got {describe(value)}")
+            raise at.wrong(path, f"expected a whole number, got {describe(value)}", self._fix)
         in_schema = not isinstance(value, str)  # JSON Schema has no bounds for a number written as a text
         if self._at_least is not None and number < self._at_least:
             raise at.wrong(path, f"must be at least {self._at_least}, got {describe(value)}", in_schema=in_schema)
@@ -256,7 +257,10 @@ class OrFalse:
 
 
 class ListOf(Generic[T]):
-    """A list; with `or_one`, one element may stand for a list of one. `fix_for_text` is the hint for a text instead."""
+    """A list; with `or_one`, one element may stand for a list of one.
+
+    `fix_for_text` is the hint for a text instead, `fix_for_mapping` that for a mapping.
+    """
 
     def __init__(
         self,
@@ -266,18 +270,20 @@ class ListOf(Generic[T]):
         *,
         or_one: bool = False,
         fix_for_text: str = "",
+        fix_for_mapping: str = "begin each entry with `- `",
     ) -> None:
         self._of = of
         self._at_least = at_least
         self._at_most = at_most
         self._or_one = or_one
         self._fix_for_text = fix_for_text
+        self._fix_for_mapping = fix_for_mapping
 
     def read(self, value: object, at: Reading, path: KeyPath) -> list[T]:
         if self._or_one and not isinstance(value, list) and value is not None:
             return [self._of.read(value, at, path)]
         if not isinstance(value, list):
-            hint = "begin each entry with `- `" if isinstance(value, dict) else ""
+            hint = self._fix_for_mapping if isinstance(value, dict) else ""
             if isinstance(value, str | int | float):
                 hint = self._fix_for_text or f"write a list: [{value}]"
             raise at.wrong(path, f"expected a list, got {describe(value)}", hint)
@@ -710,7 +716,8 @@ class Shape:
 TEXT = Text()
 STRICT_TEXT = Text(strict=True)
 REGEX = Parsed(check_pattern)
-ARGV = ListOf(TEXT, at_least=1, fix_for_text="write a list, [ls, -l], or use `shell:` for the text of a shell command")
+_LIST_OR_SHELL = "write a list, [ls, -l], or use `shell:` for the text of a shell command"
+ARGV = ListOf(TEXT, at_least=1, fix_for_text=_LIST_OR_SHELL, fix_for_mapping=_LIST_OR_SHELL)
 
 
 def _given(name: str) -> Schema:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from labctl.documents import Diagnostic, Document, KeyPath
 from labctl.documents.diagnostics import DocumentError, Mistake, Position, hint_text, suggest, suggestion
 from labctl.documents.expressions import ExpressionError, evaluate, names_in, text_of
 from labctl.documents.yaml_tree import VALUES_LIMIT, Entry, Tree, Value
 from labctl.topology.schema import REPEATED
+
+if TYPE_CHECKING:
+    from labctl.topology.draft import Place
 
 PARAMETERS, FOR, EACH, WHERE = "parameters", "for", "each", "where"
 REPETITIONS_LIMIT, NESTING_LIMIT = 100_000, 8  # repetitions include those that `where` leaves out
@@ -30,19 +34,24 @@ Scope = Mapping[str, Value]
 
 
 def with_arguments(
-    document: Document, path: KeyPath, arguments: Mapping[str, Value], written: dict[str, int] | None = None
-) -> tuple[Document, list[Diagnostic]]:
+    document: Document,
+    path: KeyPath,
+    arguments: Mapping[str, Value],
+    written: dict[str, int] | None = None,
+    included: Place | None = None,
+) -> tuple[Document, list[Diagnostic], bool]:
     """Return the document with the topology at that path written out, and the mistakes in `parameters` and `for`.
 
-    `arguments` are values of its parameters. `written` counts what has been written out of all documents of a topology:
-    limits are those of all together. A document without parameters and repetition is returned as it is.
+    The third value is whether all parameters have values. `arguments` are values of its parameters, from the entry
+    `included` of another file's `include` if there is one. `written` counts what has been written out of all documents
+    of a topology: limits are those of all together. A document without parameters and repetition is returned as it is.
 
     Raises: DocumentError if it becomes too large.
     """
     tree = document.tree(path)
     if tree.entries is None or not (arguments or PARAMETERS in tree.entries or FOR in tree.entries):
-        return document, []
-    expansion = _Expansion(document, {} if written is None else written)
+        return document, [], True
+    expansion = _Expansion(document, {} if written is None else written, included)
     scope = expansion.parameters(tree.entries.get(PARAMETERS), arguments)
     rest = {key: entry for key, entry in tree.entries.items() if key not in (PARAMETERS, FOR)}
     whole = _mapping(tree, {})
@@ -57,7 +66,8 @@ def with_arguments(
         at = next(tree.entries[key].key for key in (FOR, PARAMETERS, *tree.entries) if key in tree.entries)
         expansion.mistake(at, f"the file is too large when it is written out: at most {limits}")
         raise DocumentError(expansion.diagnostics) from too_large
-    return Document(document.file, document.text, _replaced(document.root, path, whole)), expansion.diagnostics
+    document = Document(document.file, document.text, _replaced(document.root, path, whole))
+    return document, expansion.diagnostics, expansion.is_complete
 
 
 def blocks_of(document: Document, path: KeyPath) -> Iterator[KeyPath]:
@@ -97,8 +107,10 @@ class _TooLarge(Exception):
 class _Expansion:
     """Writes out one document; collects its mistakes."""
 
-    def __init__(self, document: Document, written: dict[str, int]) -> None:
+    def __init__(self, document: Document, written: dict[str, int], included: Place | None) -> None:
         self.document = document
+        self.included = included
+        self.is_complete = True
         self.diagnostics: list[Diagnostic] = []
         self.written = written
         self.owned: dict[int, Tree] = {}  # by id: mappings and lists that grow in place
@@ -119,7 +131,11 @@ class _Expansion:
         for name in arguments:
             if name not in declared:
                 hint = hint_text(suggestion(name, declared)) if declared else "declare it with `parameters`"
-                self.mistake(top, f"there is no parameter `{name}`", hint)
+                if self.included is None:
+                    self.mistake(top, f"there is no parameter `{name}`", hint)
+                    continue
+                message = f"{Path(self.document.file).name} has no parameter `{name}`"
+                self.diagnostics.append(self.included.at("with", name).diagnostic(message, hint, key=True))
         scope: dict[str, Value] = {}
         for name, one in declared.items():
             if not _NAME.fullmatch(name):
@@ -127,8 +143,14 @@ class _Expansion:
             elif name in arguments:
                 scope[name] = arguments[name]
             elif one.value.data is None:
-                self.mistake(one.key, f"the parameter `{name}` needs a value", f"for example --set {name}=4")
+                self.is_complete = False
                 scope[name] = 0
+                if self.included is None:
+                    self.mistake(one.key, f"the parameter `{name}` needs a value", f"for example --set {name}=4")
+                    continue
+                message = f"the parameter `{name}` of {Path(self.document.file).name} needs a value"
+                hint = f"for example `with: {{{name}: 4}}`"
+                self.diagnostics.append(self.included.diagnostic(message, hint))
             else:
                 scope[name] = self.tree(one.value, scope).data
         return scope

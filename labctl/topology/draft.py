@@ -108,6 +108,7 @@ class DraftNode(Struct, frozen=True, gc=False):
     offload: bool = True  # of its links
     forwarding: tuple[DraftForwarding, ...] = ()
     routing: NodeFile | None = None  # its keys about routing, if it has any
+    named_at: Mapping[str, Place] = MappingProxyType({})  # where `forward` and `firewall` first write each name
 
     @property
     def name(self) -> str:

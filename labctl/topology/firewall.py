@@ -14,22 +14,39 @@ from labctl.topology.translation import parse_ports
 _EXAMPLE = "write for example tcp/80, udp/5000-5010, icmp, or {from: lan, port: 80}"
 
 
-def firewall_of(model: FirewallFile | None, place: Place, mistakes: Mistakes) -> Firewall | None:
-    """Return the firewall that the file asks for; names in it are those of the file."""
+def firewall_of(
+    model: FirewallFile | None, place: Place, mistakes: Mistakes, named_at: dict[str, Place] | None = None
+) -> Firewall | None:
+    """Return the firewall that the file asks for; names in it are those of the file.
+
+    `named_at` receives the place of each name.
+    """
     if model is None:
         return None
+    named_at = {} if named_at is None else named_at
     return Firewall(
         model.preset,
         model.policy,
         model.outside or "",
-        _flows(model.deny, place, mistakes),
-        _flows(model.allow, place, mistakes),
+        _flows(model.deny, place, mistakes, named_at),
+        _flows(model.allow, place, mistakes, named_at),
     )
 
 
-def _flows(models: Sequence[PlacedText | FlowFile], place: Place, mistakes: Mistakes) -> tuple[FlowRule, ...]:
-    found = (_flow(model, Place(place.document, model.at_path), mistakes) for model in models)
-    return tuple(one for one in found if one is not None)
+def _flows(
+    models: Sequence[PlacedText | FlowFile], place: Place, mistakes: Mistakes, named_at: dict[str, Place]
+) -> tuple[FlowRule, ...]:
+    found: list[FlowRule] = []
+    for model in models:
+        at = Place(place.document, model.at_path)
+        if (rule := _flow(model, at, mistakes)) is not None:
+            found.append(rule)
+            if isinstance(model, PlacedText):
+                named_at.update({name: at for name in (*rule.sources, *rule.destinations) if name not in named_at})
+            else:
+                for end in (*model.from_, *model.to):
+                    named_at.setdefault(end.text, Place(place.document, end.at_path))
+    return tuple(found)
 
 
 def _flow(model: PlacedText | FlowFile, place: Place, mistakes: Mistakes) -> FlowRule | None:

@@ -179,6 +179,7 @@ class _Gathered(Struct):
     written: dict[str, int] = field(default_factory=dict)  # what repetitions have written out, counted
     too_many_nodes: bool = False
     too_many_links: bool = False
+    lacks_arguments: bool = False  # a parameter of a file has no value: what uses it is unknown
 
 
 def draft_of(
@@ -196,6 +197,8 @@ def draft_of(
         return None, mistakes.diagnostics
     origin = Path(document.file).resolve()
     _include(gathered, main, document, base, base, (origin,), {(origin, _NO_ARGUMENTS)})
+    if gathered.lacks_arguments:
+        return None, mistakes.diagnostics
     readers = [FileReader(gathered, model, own) for model, own in gathered.files]
     for reader in readers:
         reader.read_nodes()
@@ -238,9 +241,16 @@ def _data_of(gathered: _Gathered, name: str) -> str:
 
 
 def _read_file(
-    gathered: _Gathered, document: Document, path: KeyPath, arguments: Mapping[str, Any]
+    gathered: _Gathered,
+    document: Document,
+    path: KeyPath,
+    arguments: Mapping[str, Any],
+    included: Place | None = None,
 ) -> tuple[Document, TopologyFile | None]:
-    """Return the document with its repetitions written out, and the file that it holds."""
+    """Return the document with its repetitions written out, and the file that it holds.
+
+    `included` is the entry of `include` with these arguments, for mistakes in those.
+    """
     entries = document.tree(path).entries
     diagnostics = gathered.mistakes.diagnostics
     is_composed = bool(arguments) or (entries is not None and not entries.keys().isdisjoint(("for", "parameters")))
@@ -252,15 +262,23 @@ def _read_file(
 
         for at in blocks_of(document, path):
             _read_shape(document, at, Reading(), known, is_block=at != path)
-        document, problems = with_arguments(document, path, arguments, gathered.written)
+        document, problems, is_complete = with_arguments(document, path, arguments, gathered.written, included)
         diagnostics += problems
+        if not is_complete:
+            gathered.lacks_arguments = True
+            diagnostics += known
+            return document, None
     else:
         _read_shape(document, path, Reading(), known)
     written: list[Diagnostic] = []
     file = _read_shape(document, path, Reading(final=True), written)
     places = {(one.position, one.message) for one in known}
     diagnostics += known
-    diagnostics += [replace(one, in_schema=False) for one in written if (one.position, one.message) not in places]
+    made = [replace(one, in_schema=False) for one in written if (one.position, one.message) not in places]
+    if included is not None and arguments:
+        where = f"the values are at {included.at('with').describe()}"
+        made = [replace(one, what_to_try="; ".join(filter(None, (one.hint, where)))) for one in made]
+    diagnostics += made
     return document, file
 
 
@@ -327,7 +345,7 @@ def _include(
             else:
                 mistakes.diagnostics += error.diagnostics
             continue
-        included, part = _read_file(gathered, included, (), arguments)
+        included, part = _read_file(gathered, included, (), arguments, Place(document, written.at_path))
         if part is not None:
             _include(gathered, part, included, target.parent, root, (*chain, resolved), seen)
     gathered.files.append((model, document))
@@ -400,11 +418,12 @@ class FileReader:
         parts = len(model.sysctls)
         names: tuple[str, ...] = (name,)
         forwarding: tuple[DraftForwarding, ...] = ()
+        named_at: dict[str, Place] = {}
         if isinstance(model, BridgeFile):
             spec = replace(spec, switching=switching_of(model, place, self.mistakes))
             forwarding = forwarding_of(model, self.document)
         if isinstance(model, NodeFile):
-            spec = self.with_programs(spec, model, place)
+            spec = self.with_programs(spec, model, place, named_at)
             parts += len(spec.commands) + len(model.environment) + len(model.files) + len(model.binds)
             if model.count is not None:
                 names = tuple(f"{name}-{number}" for number in range(1, model.count + 1))
@@ -429,10 +448,17 @@ class FileReader:
         for single in names:
             offload = model.offload if isinstance(model, NodeFile) else True
             named = replace(spec, name=single)
-            self.add(DraftNode(named, place=place, offload=offload, forwarding=forwarding, routing=routing))
+            self.add(
+                DraftNode(
+                    *(named, Choice.AUTOMATIC, Choice.AUTOMATIC, place, offload),
+                    forwarding=forwarding,
+                    routing=routing,
+                    named_at=named_at,
+                )
+            )
 
-    def with_programs(self, spec: Node, model: NodeFile, place: Place) -> Node:
-        """Add what only hosts and routers have."""
+    def with_programs(self, spec: Node, model: NodeFile, place: Place, named_at: dict[str, Place]) -> Node:
+        """Add what only hosts and routers have; `named_at` receives the places of names in `forward` and `firewall`."""
         mistakes = self.mistakes
         services, configurations = services_of(model.services, place.at("services"), mistakes)
         tree = file_tree_of(model.files, model.binds, model.private, place, mistakes)
@@ -444,10 +470,10 @@ class FileReader:
             spec,
             environment=self.environment(model.environment, place),
             nat=isinstance(model, RouterFile) and model.nat is True,
-            translation=translation_of(model.nat, model.forward, place, mistakes)
+            translation=translation_of(model.nat, model.forward, place, mistakes, named_at)
             if isinstance(model, RouterFile)
             else None,
-            firewall=firewall_of(model.firewall, place, mistakes),
+            firewall=firewall_of(model.firewall, place, mistakes, named_at),
             exposures=exposures_of(model.expose if isinstance(model, HostFile) else [], self.document, mistakes),
             limits=limits_of(model.limits, place.at("limits"), mistakes),
             services=services,

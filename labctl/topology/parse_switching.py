@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -146,6 +147,8 @@ class PortReader:
                 found.append(int(text))
             elif text.isascii() and text.lstrip("-").isdigit():
                 self._add(place, key, f"a VLAN has a number from 1 to {VLAN_MAX}, not {text}")
+            elif key == "trunk" and re.fullmatch("[0-9]+-[0-9]+", text):
+                self._add(place, key, f"`{text}` is not a range of VLANs", f"write FIRST-LAST, from 1 to {VLAN_MAX}")
             else:
                 hint = suggest(text, self._vlans) if self._vlans else "declare it: `vlans: {red: 10}`"
                 self._add(place, key, f"there is no VLAN `{text}`", hint)

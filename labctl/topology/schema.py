@@ -91,7 +91,7 @@ _MTU = Whole(MTU_MIN, MTU_MAX)
 _NAME = Text(at_least=1, strict=True)
 _VALUES = MapOf(TEXT)
 _AMOUNT = Scalar(flags=False)
-_ARGV_ONLY = ListOf(TEXT, at_least=1, fix_for_text="write a list, [ls, -l]")
+_ARGV_ONLY = ListOf(TEXT, at_least=1, fix_for_text="write a list, [ls, -l]", fix_for_mapping="write a list, [ls, -l]")
 _IPV4 = OrList(OrFalse("an address such as 10.0.1.5"), ListOf(STRICT_TEXT, at_least=1))
 _IPV6 = OrList(OrFalse("an address such as fd00:1::5"), ListOf(STRICT_TEXT, at_least=1))
 _IPV4_PREFIX = OrFalse("a prefix such as 10.0.1.0/24")
@@ -398,6 +398,9 @@ class WireguardFile(Shape):
 _TUNNEL = Of(TunnelEndFile, short={str: "remote"})
 
 
+_TABLE = Whole(1, 2**32 - 1, fix="write the number of its routing table, for example 100")
+
+
 class DeviceFile(ProfiledFile):
     """A virtual interface of a node: one of the keys from `vlan` to `dummy` is its kind."""
 
@@ -407,7 +410,7 @@ class DeviceFile(ProfiledFile):
     bond = optional(OneOf(BondMode), "Bond of `members`, in this mode.")
     macvlan = optional(OneOf(MacvlanMode), "MACVLAN in this mode, on the interface `on`.")
     ipvlan = optional(OneOf(IpvlanMode), "IPVLAN in this mode, on the interface `on`.")
-    vrf = optional(Whole(1, 2**32 - 1), "VRF of `members`, with this routing table.")
+    vrf = optional(_TABLE, "VRF of `members`, with this routing table.")
     vxlan = optional(Whole(0, 2**24 - 1), "VXLAN with this identifier (VNI).")
     gre = optional(_TUNNEL, "GRE tunnel for packets, to the node or address `remote`.")
     gretap = optional(_TUNNEL, "GRE tunnel for Ethernet frames.")

@@ -7,7 +7,7 @@ destination, so other realms may have the same prefixes. So do the networks of e
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from labctl.documents.diagnostics import suggestion
@@ -60,14 +60,25 @@ def parse_ports(text: str) -> tuple[int, int] | None:
 
 
 def translation_of(
-    nat: bool | NatFile, forward: Sequence[PlacedText | PortForwardFile], place: Place, mistakes: Mistakes
+    nat: bool | NatFile,
+    forward: Sequence[PlacedText | PortForwardFile],
+    place: Place,
+    mistakes: Mistakes,
+    named_at: dict[str, Place] | None = None,
 ) -> Translation | None:
-    """Return what `nat` and `forward` of the router at that place ask for; None for no translation."""
-    forwards = tuple(
-        one for model in forward if (one := _forward(model, Place(place.document, model.at_path), mistakes)) is not None
-    )
+    """Return what `nat` and `forward` of the router at that place ask for; None for no translation.
+
+    `named_at` receives the place of each host's name.
+    """
+    forwards: list[PortForward] = []
+    for model in forward:
+        at = Place(place.document, model.at_path)
+        if (one := _forward(model, at, mistakes)) is not None:
+            forwards.append(one)
+            if named_at is not None:
+                named_at.setdefault(one.node, at if isinstance(model, PlacedText) else at.at("to"))
     if isinstance(nat, bool):
-        return Translation(None, forwards=forwards) if forwards else None
+        return Translation(None, forwards=tuple(forwards)) if forwards else None
     if nat.ports is not None and nat.preset is not NatPreset.CGNAT:
         mistakes.add(place.at("nat", "ports"), "only `preset: cgnat` has port blocks", "leave out `ports`")
     if nat.hairpin and nat.preset is NatPreset.SYMMETRIC:
@@ -79,7 +90,7 @@ def translation_of(
         ipv6=nat.ipv6,
         ports_per_host=(nat.ports or PORTS_PER_HOST) if nat.preset is NatPreset.CGNAT else 0,
         timeout_s=MAPPING_TIMEOUT_S if nat.timeout is None else nat.timeout,
-        forwards=forwards,
+        forwards=tuple(forwards),
     )
 
 
@@ -125,12 +136,12 @@ def with_names(
             continue
         fresh = Mistakes()
         if spec.translation is not None:
-            forwards = tuple(named(one, nodes, place.at("forward"), fresh) for one in spec.translation.forwards)
+            forwards = tuple(named(one, nodes, node.named_at[one.node], fresh) for one in spec.translation.forwards)
             spec = replace(spec, translation=replace(spec.translation, forwards=forwards))
         if spec.firewall is not None:
-            spec = replace(spec, firewall=expanded(spec.firewall, nodes, groups, place.at("firewall"), fresh))
+            spec = replace(spec, firewall=expanded(spec.firewall, nodes, groups, node.named_at.__getitem__, fresh))
         if place not in reported:  # the nodes of a group share their keys
-            mistakes.diagnostics += fresh.diagnostics
+            mistakes.diagnostics += dict.fromkeys(fresh.diagnostics)
         reported.add(place)
         result[key] = replace(node, spec=spec)
     return result
@@ -150,10 +161,10 @@ def expanded(
     firewall: Firewall,
     nodes: Mapping[str, NamedNode],
     groups: Mapping[str, tuple[str, ...]],
-    place: Place,
+    place_of: Callable[[str], Place],
     mistakes: Mistakes,
 ) -> Firewall:
-    """Return the firewall with names of groups replaced by those of their nodes; report unknown names."""
+    """Return the firewall with the nodes of groups instead of their names; report unknown names at their places."""
 
     def known(name: str) -> tuple[str, ...]:
         if name_key(name) in groups:
@@ -162,7 +173,7 @@ def expanded(
         if (prefix := parse_network(name)) is not None:
             return (prefix,)
         hint = suggestion(name, [one.name for one in nodes.values()])
-        mistakes.add(place, f"`{name[:40]}` is neither a node, a network, a prefix nor an address", hint)
+        mistakes.add(place_of(name), f"`{name[:40]}` is neither a node, a network, a prefix nor an address", hint)
         return (name,)
 
     def of(rules: Iterable[FlowRule]) -> tuple[FlowRule, ...]:

@@ -110,7 +110,26 @@ links: [[alice, bob]]
         *("alice", "alice-pc-1", "alice-pc-2", "bob", "bob-pc-1")
     ]
     missing = mistakes(tmp_path, "include: [home.yaml]\n")
-    assert missing[0] == ("1:14", "the parameter `name` needs a value")
+    assert missing == [("1:11", "the parameter `name` of home.yaml needs a value")]
+
+
+def test_mistakes_in_arguments_are_at_the_include(tmp_path: Path) -> None:
+    (tmp_path / "home.yaml").write_text('parameters: {pcs: 1}\nhosts: {pc: {count: "${pcs}"}}\n')
+    unknown = mistakes(tmp_path, "include:\n  - {file: home.yaml, with: {pc: 2}}\n")
+    assert unknown == [("2:30", "home.yaml has no parameter `pc`")]
+    with pytest.raises(DocumentError) as caught:
+        loaded(tmp_path, "include:\n  - {file: home.yaml, with: {pcs: many}}\n")
+    (wrong,) = caught.value.diagnostics
+    assert (Path(wrong.file).name, wrong.message) == ("home.yaml", "expected a whole number, got the text `many`")
+    assert wrong.hint.endswith("lab.yaml:2:29")
+
+
+def test_a_parameter_without_a_value_makes_no_further_mistakes(tmp_path: Path) -> None:
+    text = 'parameters: {n: }\nhosts: {h: {count: "${n}"}, z: {cuont: 2}}\nlinks: [[h-1, z]]\n'
+    assert mistakes(tmp_path, text) == [
+        ("1:14", "the parameter `n` needs a value"),
+        ("2:33", "unknown key `cuont`"),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +190,7 @@ def test_all_included_files_together_are_limited(tmp_path: Path) -> None:
 
 def test_a_file_without_composition_is_not_rewritten() -> None:
     document = parse("hosts: {a: {environment: {A: '${n}'}}}", "lab.yaml")
-    assert with_arguments(document, (), {}) == (document, [])
+    assert with_arguments(document, (), {}) == (document, [], True)
 
 
 def test_arguments_of_the_command_line() -> None:

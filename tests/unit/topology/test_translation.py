@@ -85,6 +85,19 @@ def test_mistakes(values: str, message: str) -> None:
     assert mistakes(values)[:1] == [message]
 
 
+def test_an_unknown_host_is_reported_at_its_entry() -> None:
+    lines = (
+        "hosts: {web: }",
+        "routers: {gw: {forward: ['80:web', '81:wbe', {port: 82, to: wbb}],",
+        "  firewall: {allow: [tcp/80, {from: [web, wba]}], deny: [udp from wbd]}}}",
+        "links: [[gw, web]]",
+    )
+    places = [one.position for one in from_lines(*lines)[1] if "`w" in one.message and one.position is not None]
+    assert [lines[place.line - 1][place.column - 1 :].split("}")[0].split("]")[0] for place in places] == [
+        *("'81:wbe', {port: 82, to: wbb", "wbb", "wba", "udp from wbd")
+    ]
+
+
 def test_ports_are_a_number_or_a_range() -> None:
     assert [parse_ports(text) for text in ("80", "80-90", "0", "90-80", "65536", "http")] == [
         (80, 80),
