@@ -123,6 +123,11 @@ class Call(Event, frozen=True, kw_only=True):
         return ("call", self.at_ns, self.host, self.tid, self.name)
 
 
+def is_interrupted(call: Call) -> bool:
+    """Whether a signal interrupted the call in the kernel, which repeats it or ended the process (signal(7))."""
+    return call.result is None and call.errno.startswith("ERESTART")
+
+
 class Wire(Struct, frozen=True, gc=False):
     """What a packet crosses between two nodes: a link, a network with its switch, or a node's loopback."""
 

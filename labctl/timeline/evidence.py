@@ -228,6 +228,11 @@ class Evidence:
     def listening(self) -> tuple[Listening, ...]:
         """What listened at any time: from calls, states of the kernel and samples."""
         found: dict[tuple[str, str, str, int], Listening] = {}
+        used_until: dict[tuple[str, int], int] = {}  # by inode: until then a close is that of one process of several
+        for call in self.calls:
+            if call.name in ("accept", "accept4") and call.socket is not None and call.socket.inode:
+                used = (call.host, call.socket.inode)
+                used_until[used] = max(used_until.get(used, 0), self.until(call))
 
         def add(host: str, flow: Flow, since_ns: int, *, is_exact: bool) -> None:
             key = (host, flow.protocol, flow.source, flow.source_port)
@@ -254,7 +259,8 @@ class Evidence:
                     if event.socket.flow.protocol == "udp":
                         add(event.host, event.socket.flow, event.at_ns, is_exact=True)
                 case Call(name="close", result=0) if event.socket is not None and event.socket.flow is not None:
-                    end(event.host, event.socket.flow, event.at_ns)
+                    if event.at_ns >= used_until.get((event.host, event.socket.inode), 0):
+                        end(event.host, event.socket.flow, event.at_ns)
         return tuple(map(self._seen_again, found.values()))
 
     def _seen_again(self, one: Listening) -> Listening:

@@ -328,7 +328,7 @@ def _not_listening(ev: Evidence, host: str, flow: Flow, at_ns: int) -> list[str]
     if elsewhere:
         family = ", which is IPv4" if elsewhere == [f"0.0.0.0:{port}"] and ":" in flow.target else ""
         found.append(f"{host} {verb} {', '.join(elsewhere)} only{family}")
-    elif bound := _bound_only(ev, host, flow, at_ns):
+    elif not closed and (bound := _bound_only(ev, host, flow, at_ns)):
         found.append(bound)
     else:
         found += _elsewhere(ev, host, verb, flow, open_then)
@@ -610,7 +610,29 @@ def _not_received(ev: Evidence, call: Call, flow: Flow) -> list[str]:
         if size <= read:
             last = incoming[-1]
             found.append(f"{peer} sent {size} bytes, the last {ev.moment(last.at_ns)}; all have been read")
-    return found + _doing(ev, flow, peer, until_ns)
+    return found + _not_closed(ev, flow, peer, until_ns) + _doing(ev, flow, peer, until_ns)
+
+
+def _not_closed(ev: Evidence, flow: Flow, peer: str, until_ns: int) -> list[str]:
+    """Return that the peer keeps its socket open after this end's FIN, and which process has not closed it."""
+    fins = [each for each in ev.sent(flow, 0, until_ns) if "FIN" in each.header.flags and ev.has_arrived(each)]
+    if not fins or any("FIN" in each.header.flags for each in ev.sent(flow.reverse, 0, until_ns)):
+        return []
+    found = [f"{peer} received FIN {ev.moment(fins[0].at_ns)} and has not closed its socket"]
+    for call in ev.calls:
+        is_accept = call.name in ("accept", "accept4") and (call.host, call.address) == (
+            peer,
+            (flow.source, flow.source_port),
+        )
+        if is_accept and not any(_closes(each, call) for each in ev.calls):
+            found.append(f"{call.program} has not closed descriptor {call.result}, which its accept returned")
+    return found
+
+
+def _closes(call: Call, accept: Call) -> bool:
+    """Whether the process that accepted a connection closes its descriptor."""
+    same = (call.host, call.pid, call.name, call.fd) == (accept.host, accept.pid, "close", accept.result)
+    return same and call.at_ns > accept.at_ns
 
 
 def _doing(ev: Evidence, flow: Flow, peer: str, until_ns: int) -> list[str]:

@@ -14,7 +14,7 @@ from enum import Enum
 
 from labctl.printable import one_line
 from labctl.structs import Struct, field, replace
-from labctl.timeline.events import Call, Drop, Mark, Output, Packet
+from labctl.timeline.events import Call, Drop, Mark, Output, Packet, is_interrupted
 from labctl.timeline.fold import (
     Arrow,
     CallItem,
@@ -43,11 +43,18 @@ _LONGEST_TEXT = 400
 # Calls whose arguments after the first are filled in by the kernel; a record has them as they were afterwards.
 _RECEIVES = frozenset({"accept", "accept4", "recv", "recvfrom", "recvmsg", "read"})
 _FILLED_IN = _RECEIVES | {"poll", "ppoll", "select", "pselect6", "epoll_wait", "epoll_pwait"}
+# Calls that wait for no peer: one that another process interrupts in the ladder did not block.
+_PROMPT = frozenset({"socket", "socketpair", "bind", "listen", "close", "shutdown", "fcntl", "ioctl", "epoll_ctl"})
+_PROMPT |= {"getsockname", "getpeername", "getsockopt", "setsockopt"}
 _WITHOUT_FLAGS = frozenset({"socket", "socketpair", "send", "sendto", "sendmsg", "recv", "recvfrom", "recvmsg"})
 _ADDRESS = re.compile(r"\{AF_INET6?, ([^{}]*)\}(?:, \d+)?")
 _UNIX_ADDRESS = re.compile(r"\{AF_UNIX, ([^{}]*)\}(?:, \d+)?")
 # struct msghdr of sendmsg(2) and recvmsg(2): the address, and the data of the first part.
 _MESSAGE = re.compile(r"\{msg_name=(\{[^{}]*\}|[^,{}]*), .*?iov_base=(\"(?:[^\"\\]|\\.)*\")(\.\.\.)?.*\}")
+# send(2) and recv(2) are sendto(2) and recvfrom(2) without an address (glibc).
+_NO_ADDRESS = {"sendto": ", NULL, 0", "recvfrom": ", NULL, NULL"}
+_EPOLL_EVENT = re.compile(r"\{events=([A-Z|]+), data=\{u32=(\d+), u64=\d+\}\}")
+_LENGTH = re.compile(r"(:\d+|\"), \[(\d+)(?: => (\d+))?\](?=,|$)")  # of an address that the kernel wrote, by strace(1)
 _SAME_LENGTH = re.compile(r",? ?\[(\d+) -> \1\]|, addrlen (\d+) -> \2\b")
 
 
@@ -374,7 +381,8 @@ def call_text(item: CallItem, *, is_full: bool) -> Text:
     if item.part is Part.END and call.until_ns is None:
         return Text(f"\u2026 {lead}{call.name}", "has not returned", Tone.ODD)
     if begun:
-        return Text(text, "" if item.sends else "blocks")
+        is_short = call.until_ns is not None and call.until_ns - call.at_ns < _SHOWN_NS and call.name in _PROMPT
+        return Text(text, "" if item.sends or is_short else "blocks")
     tone = Tone.ODD if call.errno else Tone.PLAIN
     if item.part is Part.END:
         return Text(f"\u2026 {lead}{call.name}", result_text(call, "", is_full=is_full, is_timed=is_full), tone)
@@ -386,7 +394,16 @@ def compact_arguments(name: str, arguments: str) -> str:
     if name in ("sendmsg", "recvmsg"):
         arguments = _MESSAGE.sub(_compact_message, arguments)
     arguments = _UNIX_ADDRESS.sub(r"\1", _ADDRESS.sub(r"\1", _SAME_LENGTH.sub("", arguments)))
-    return arguments.removesuffix(", 0") if name in _WITHOUT_FLAGS else arguments
+    arguments = _LENGTH.sub(_without_length, _EPOLL_EVENT.sub(r"{\1, \2}", arguments))
+    if name not in _WITHOUT_FLAGS:
+        return arguments
+    return arguments.removesuffix(_NO_ADDRESS.get(name, "")).removesuffix(", 0").removesuffix(", IPPROTO_IP")
+
+
+def _without_length(found: re.Match[str]) -> str:
+    """Return an address without its length, unless the buffer was too small for it (accept(2))."""
+    address, room, size = found.groups()
+    return address if int(size or 0) <= int(room) else found[0]
 
 
 def _compact_message(found: re.Match[str]) -> str:
@@ -400,6 +417,8 @@ def _compact_message(found: re.Match[str]) -> str:
 
 def result_text(call: Call, beside: str, *, is_full: bool, is_timed: bool = True) -> str:
     """Return `→ 4 10.0.0.1:40000` or `→ -1 ECONNREFUSED`; what the text `beside` has is omitted."""
+    if is_interrupted(call):
+        return "\u2192 interrupted by a signal"
     text = f"\u2192 {call.result}"
     if call.errno:
         text += f" {call.errno}"

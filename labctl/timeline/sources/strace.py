@@ -246,7 +246,8 @@ class StraceParser:
         if is_thread:
             self._processes[child] = parent
         else:
-            self._processes[child] = _Process(child, parent.name)
+            # Until it executes a program, a child differs from its parent by its pid only.
+            self._processes[child] = _Process(child, f"{parent.name.partition('[')[0]}[{child}]")
         for at_ns, text in self._held.pop(child, ()):
             yield from self._event(child, at_ns, text)
 

@@ -118,3 +118,14 @@ def test_neighbour_messages_are_read_from_frames() -> None:
 
 def test_an_endpoint_of_ipv6_has_brackets() -> None:
     assert endpoint("fd00::2", 80) == "[fd00::2]:80"
+
+
+def test_a_listener_that_another_process_still_accepts_on_is_not_ended_by_a_close() -> None:
+    b = Builder()
+    key = SocketKey("server", inode=7, flow=Flow("tcp", SERVER, 5000, "", 0))
+    b.call(1, 2, "server", "listen", "3, 5", 0, fd=3, socket=key)
+    b.call(10, 20, "server", "accept", "3, NULL, NULL", 4, fd=3, socket=key)
+    b.call(30, 31, "server", "close", "3", 0, fd=3, socket=key)  # by the child that serves the connection
+    b.call(40, None, "server", "accept", "3, NULL, NULL", None, fd=3, socket=key)
+    (found,) = Evidence(b.timeline()).listening
+    assert found.until_ns is None

@@ -151,8 +151,10 @@ def test_a_listener_that_was_closed_is_the_cause() -> None:
     b, call = refused()
     key = SocketKey("server", flow=Flow("tcp", SERVER, 5000, "", 0))
     b.call(-90, -80, "server", "listen", "3, 1", 0, socket=key, fd=3)
+    b.call(-95, -94, "server", "bind", "3, {AF_INET, 10.0.0.2:5000}, 16", 0, socket=key, fd=3)
     b.call(-50, -40, "server", "close", "3", 0, socket=key, fd=3)
     assert "server closed its socket" in cause(b, call)
+    assert "has not called listen" not in cause(b, call)
 
 
 def test_a_listener_that_the_host_has_no_more_after_the_failure_is_told_apart() -> None:
@@ -346,6 +348,21 @@ def test_a_recv_that_does_not_return_has_a_peer_that_waits_too() -> None:
         "server has sent no data on this connection",
         "server waits in recv(4, buf, 100, 0) since -0.0 ms: both ends wait for the other",
     )
+
+
+def test_a_recv_that_waits_for_the_end_names_the_process_that_did_not_close() -> None:
+    b = Builder()
+    key, listening = established(b), SocketKey("server", inode=7, flow=Flow("tcp", SERVER, 5000, "", 0))
+    client = f"{{AF_INET, {CLIENT}:{b.flow.source_port}}}"
+    b.call(-95, -60, "server", "accept", f"3, {client}, [16]", 4, socket=listening, fd=3)
+    b.packet(-50, "client", "FIN ACK", 1, 1)
+    call = failed(b, "recv", "3, buf, 10, 0", socket=key, fd=3)
+    assert explain(b.timeline(), call)[1:3] == (
+        "server received FIN at -0.1 ms and has not closed its socket",
+        "server has not closed descriptor 4, which its accept returned",
+    )
+    b.call(-40, -39, "server", "close", "4", 0, fd=4)
+    assert not any("descriptor" in line for line in explain(b.timeline(), call))
 
 
 def test_a_recv_that_does_not_return_has_a_peer_that_has_not_accepted() -> None:

@@ -28,6 +28,24 @@ def rows_of(timeline: Timeline, width: int) -> list[Row | Span]:
         ("accept", "3, {AF_INET, 10.0.0.1:40000}, [16 -> 16]", "3, 10.0.0.1:40000"),
         ("accept", "3, {AF_INET, 10.0.0.1:40000}, [4 -> 16]", "3, 10.0.0.1:40000, [4 -> 16]"),
         ("send", '3, "hello", 5, 0', '3, "hello", 5'),
+        ("sendto", '3, "hello", 5, 0, NULL, 0', '3, "hello", 5'),
+        ("sendto", '3, "hello", 5, MSG_NOSIGNAL, NULL, 0', '3, "hello", 5, MSG_NOSIGNAL'),
+        ("recvfrom", '3, "hello", 100, 0, NULL, NULL', '3, "hello", 100'),
+        ("socket", "AF_INET, SOCK_STREAM, IPPROTO_IP", "AF_INET, SOCK_STREAM"),
+        (
+            "epoll_ctl",
+            "3, EPOLL_CTL_ADD, 6, {events=EPOLLIN, data={u32=6, u64=6}}",
+            "3, EPOLL_CTL_ADD, 6, {EPOLLIN, 6}",
+        ),
+        (
+            "epoll_wait",
+            "3, [{events=EPOLLIN|EPOLLHUP, data={u32=8, u64=18}}], 4, 0",
+            "3, [{EPOLLIN|EPOLLHUP, 8}], 4, 0",
+        ),
+        ("accept4", "3, {AF_INET, 10.0.0.1:40000}, [128 => 16], SOCK_CLOEXEC", "3, 10.0.0.1:40000, SOCK_CLOEXEC"),
+        ("getsockname", "3, {AF_INET, 10.0.0.1:40000}, [16]", "3, 10.0.0.1:40000"),
+        ("accept", "3, {AF_INET, 10.0.0.1:40000}, [4 => 16]", "3, 10.0.0.1:40000, [4 => 16]"),
+        ("getsockopt", "3, SOL_TCP, TCP_KEEPCNT, [9], [4]", "3, SOL_TCP, TCP_KEEPCNT, [9], [4]"),
         ("listen", "3, 0", "3, 0"),
         ("setsockopt", "3, SOL_SOCKET, SO_REUSEADDR, 0", "3, SOL_SOCKET, SO_REUSEADDR, 0"),
         (
@@ -59,6 +77,26 @@ def test_everything_in_a_row_fits_its_columns() -> None:
         for row in rows_of(timelines.tcp_echo(), width):
             if isinstance(row, Row) and (len(row.texts) > 1 or row.wave is not None):
                 assert columns.fits(row), row
+
+
+def test_a_call_that_a_signal_interrupted_has_no_result() -> None:
+    b = timelines.Builder()
+    b.call(10, 20, "server", "accept", "3, NULL, NULL", None, errno="ERESTARTSYS", fd=3)
+    (row,) = rows_of(b.timeline(), 74)
+    assert isinstance(row, Row)
+    assert row.texts["server"].result == "\u2192 interrupted by a signal"
+
+
+@pytest.mark.parametrize(
+    ("name", "until_us", "result"), [("close", 30, ""), ("close", 3000, "blocks"), ("read", 30, "blocks")]
+)
+def test_only_a_call_that_waits_blocks(name: str, until_us: float, result: str) -> None:
+    b = timelines.Builder()
+    b.call(10, until_us, "server", name, "4", 0, fd=4)
+    b.call(20, 21, "server", "listen", "3, 5", 0, fd=3)
+    first = rows_of(b.timeline(), 74)[0]
+    assert isinstance(first, Row)
+    assert first.texts["server"].result == result
 
 
 def test_columns_that_were_too_narrow_are_none() -> None:

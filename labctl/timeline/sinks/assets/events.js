@@ -164,7 +164,7 @@ function callLabel(index, part) {
   const name = (several ? `${text(index, "program")}: ` : "") + text(index, "name");
   const errno = text(index, "errno"), ended = raw(index, "until_ns"), repeated = raw(index, "repeated");
   const result = raw(index, "result");
-  let returned = result === null ? "has not returned" : `\u2192 ${errno && result === -1 ? "" : result}${errno ? ` ${errno}` : ""}`.replace("  ", " ");
+  let returned = errno.startsWith("ERESTART") ? "\u2192 interrupted by a signal" : result === null ? "has not returned" : `\u2192 ${errno && result === -1 ? "" : result}${errno ? ` ${errno}` : ""}`.replace("  ", " ");
   const value = text(index, "value");
   if (value && !text(index, "arguments").includes(value.split(" ")[0].replace(/,$/, ""))) returned += `  ${value}`;
   if (repeated > 1) returned += `  (\u00d7${repeated})`;
@@ -173,7 +173,7 @@ function callLabel(index, part) {
   if (part === 1) {
     const [first] = text(index, "arguments").split(",", 1);
     const fillsIn = /^(accept4?|recv(from|msg)?|read|poll|select|epoll_wait)$/.test(text(index, "name"));
-    return { text: `${name}(${fillsIn ? `${first}, \u2026` : text(index, "arguments")})`, result: result === null ? returned : "\u2026", style };
+    return { text: `${name}(${fillsIn ? `${first}, \u2026` : text(index, "arguments")})`, result: ended === null ? returned : "\u2026", style };
   }
   if (part === 2) return { text: `\u2026 ${name}`, result: returned, style };
   return { text: `${name}(${text(index, "arguments")})`, result: returned, style };

@@ -71,7 +71,7 @@ def test_a_call_has_its_process_times_and_socket() -> None:
         until_ns=10**9 + 1200 + DECODING_NS + 111877,
         pid=11151,
         tid=11151,
-        program="forks",
+        program="forks[11151]",
         name="connect",
         arguments="4, {AF_INET, 10.0.0.2:5077}, 16",
         result=0,
@@ -154,6 +154,18 @@ def test_threads_belong_to_their_process_although_they_call_before_its_fork_retu
         line("close(3<socket:[77]>) = 0 <0.000001000>", tid=7),
     ])  # fmt: skip
     assert [(call.name, call.pid, call.tid) for call in calls_of(text)] == [("socket", 7, 8), ("close", 7, 7)]
+
+
+def test_children_that_execute_no_program_have_their_pid_in_their_name() -> None:
+    text = b"".join([
+        line("clone(child_stack=NULL, flags=CLONE_CHILD_SETTID|SIGCHLD) = 8 <0.000100000>"),
+        line("close(3<socket:[77]>) = 0 <0.000001000>", tid=8),
+        line("close(4<socket:[78]>) = 0 <0.000001000>", tid=7),
+        line("clone(child_stack=NULL, flags=CLONE_CHILD_SETTID|SIGCHLD) = 9 <0.000100000>", tid=8),
+        line('execve("/usr/bin/cat", ["cat"], 0x7f /* 3 vars */) = 0 <0.000001000>', tid=9),
+        line("close(4<socket:[78]>) = 0 <0.000001000>", tid=9),
+    ])  # fmt: skip
+    assert [call.program for call in calls_of(text)] == ["x[8]", "x", "cat"]
 
 
 def test_messages_have_the_data_of_their_parts() -> None:
