@@ -16,7 +16,7 @@ from labctl.api.core import Core, not_found
 from labctl.api.host import Host, Link
 from labctl.api.journal import Activity, ActivityKind, Journal, show_command, tail
 from labctl.clock import monotonic
-from labctl.errors import LabctlError
+from labctl.errors import InputError, LabctlError
 from labctl.scenario.model import Cancellation, Scenario
 from labctl.scenario.results import CallRecord, Listener, Outcome, ScenarioInfo, ScenarioResult, StepResult
 from labctl.structs import Struct
@@ -354,7 +354,10 @@ class Lab:
         for node in nodes:
             self._core.node(node)
         model = self._core.model
-        found = links_between(model.links, a, b) or model.neighbours(a, b)
+        try:
+            found = links_between(model.links, a, b) or model.neighbours(a, b)
+        except InputError as error:
+            raise ValueError(f"lab {self.name}: {error}") from error
         if not found:
             links = [str(link) for link in model.links if nodes[0] in (link.a.node, link.b.node)]
             raise not_found(f"lab {self.name}: no link between {a} and {b}", f"{a} - {b}", links)

@@ -196,6 +196,10 @@ def _assign(command: Command, given: Split, values: dict[str, Value]) -> None:
 def _converted(command: Command, parameter: Parameter, text: str, given_as: str) -> Value:
     if parameter.choices and text not in parameter.choices:
         allowed = ", ".join(parameter.choices)
+        if "=" in text and "set" in parameter.choices:
+            before = command.arguments[: command.arguments.index(parameter)]
+            usage = " ".join(("labctl", command.name, *(each.metavar for each in before), "set", text))
+            raise InputError(f"labctl {command.name}: {text} is a value for `set`. Try: {usage}")
         raise InputError(f"labctl {command.name}: {given_as}: {text} is not one of {allowed}.")
     if parameter.kind is int:
         is_number = text.isascii() and text.isdecimal()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from labctl.cli.lab_selection import attach, attach_lab_with, check_node, lab_name, suggestion
 from labctl.errors import InputError
-from labctl.plan.operations import LinkEnd, MakeLink, Operation, SetDown, SetUp
+from labctl.plan.operations import AddVlan, LinkEnd, MakeLink, Operation, SetDown, SetUp
 from labctl.report.terminal import Cell, Ink, Look, render, standard_output, table, waiting
 from labctl.structs import Struct
 from labctl.topology.model import end_to_take_down, is_end, links_between, neighbours
@@ -146,7 +146,17 @@ def cables_between(plan: Plan, first: str, second: str) -> list[Cable]:
     links = [each for each in plan.operations if isinstance(each, MakeLink)]
     found = links_between(links, first, second)
     if not found:
-        ends = neighbours([(link.a, link.b) for link in links], first, second, lambda end: bool(end.bridge))
+        vlans: dict[tuple[str, str], frozenset[int]] = {}
+        for one in plan.operations:
+            if isinstance(one, AddVlan):
+                at = (one.node, one.ifname)
+                vlans[at] = vlans.get(at, frozenset()) | {one.vlan}
+        ends = neighbours(
+            [(link.a, link.b) for link in links],
+            *(first, second),
+            lambda end: bool(end.bridge),
+            lambda end: vlans.get((end.node, end.ifname), frozenset()),
+        )
         if ends:
             return [Cable(near, far, is_pair=True) for near, far in ends]
         known = dict.fromkeys(_links_of(plan, end.partition(":")[0]) for end in (first, second))

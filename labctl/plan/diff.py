@@ -560,4 +560,6 @@ def _impairment_change(of: str, old: Impairment | None, new: Impairment | None) 
         return Change(Sign.ADDED, f"{new} on {of}")
     if new is None:
         return Change(Sign.REMOVED, f"{old} on {of}")
+    if old.pairs or new.pairs:  # whose text has a `to` of its own
+        return Change(Sign.CHANGED, f"impairment of {of}: {new} (was {old})")
     return Change(Sign.CHANGED, f"impairment of {of}: {old} to {new}")

@@ -478,7 +478,11 @@ class StepChecker:
             return
         found = len(links_between(self._topology.links, *ends))
         if not found and (body.between or body.clear):
-            found = len(self._topology.neighbours(*ends))
+            try:
+                found = len(self._topology.neighbours(*ends))
+            except InputError as error:
+                self._wrong((*path, body.verb), str(error))
+                return
         if not found:
             neighbours = {n for link in self._topology.links for n in (link.a.node, link.b.node)
                           if ends[0] in (link.a.node, link.b.node)} - {ends[0]}  # fmt: skip

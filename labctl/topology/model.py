@@ -22,6 +22,7 @@ from ipaddress import (
 )
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from labctl.errors import InputError
 from labctl.structs import Struct
 from labctl.topology.devices import Device
 from labctl.topology.netem import Impairment as Impairment
@@ -498,17 +499,32 @@ def links_between(links: Iterable[L], first: str, second: str) -> list[L]:
 
 
 def neighbours(
-    links: Iterable[tuple[E, E]], first: str, second: str, is_port: Callable[[E], bool]
+    links: Iterable[tuple[E, E]],
+    first: str,
+    second: str,
+    is_port: Callable[[E], bool],
+    vlans_of: Callable[[E], frozenset[int]],
 ) -> list[tuple[E, E]]:
-    """Return the ends of two nodes on the same switch, each `NODE` or `NODE:INTERFACE`, in the order of `links`."""
-    there = [(end, port.node) for link in links for end, port in (link, link[::-1]) if is_port(port)]
-    return [
-        (near, far)
-        for near, switch in there
-        if is_end(near, first) and not is_port(near)
-        for far, other in there
-        if other == switch and is_end(far, second) and not is_port(far) and far.node != near.node
-    ]
+    """Return the ends of two nodes on the same switch, each `NODE` or `NODE:INTERFACE`, in the order of `links`.
+
+    `vlans_of` returns the VLANs of a switch's port, none of a switch without VLANs. InputError if all these ends are in
+    different VLANs, so that no frame passes from one to the other.
+    """
+    there = [(end, port) for link in links for end, port in (link, link[::-1]) if is_port(port) and not is_port(end)]
+    found, apart = [], ""
+    for near, port in there:
+        for far, other in there:
+            if other.node != port.node or far.node == near.node or not (is_end(near, first) and is_end(far, second)):
+                continue
+            own, others = vlans_of(port), vlans_of(other)
+            if own.isdisjoint(others) and own:
+                numbers = " and ".join(", ".join(map(str, sorted(each))) for each in (own, others))
+                apart = f"{near} and {far} are in different VLANs of {port.node}: {numbers}"
+            else:
+                found.append((near, far))
+    if apart and not found:
+        raise InputError(apart)
+    return found
 
 
 def end_to_take_down(near: E, far: E, is_port: Callable[[E], bool]) -> E:
@@ -553,9 +569,14 @@ class Topology(Struct, frozen=True, dict=True):
         return tuple(node for node in self.nodes if node.kind is NodeKind.HOST)
 
     def neighbours(self, first: str, second: str) -> list[Link]:
-        """Return the ends of two nodes on the same switch, which have no link of their own."""
+        """Return the ends of two nodes on the same switch without a link of their own. InputError as `neighbours`."""
         links = ((link.a, link.b) for link in self.links)
-        return [Link(*ends) for ends in neighbours(links, first, second, self._is_port)]
+        return [Link(*ends) for ends in neighbours(links, first, second, self._is_port, self._vlans_of)]
+
+    def _vlans_of(self, port: Endpoint) -> frozenset[int]:
+        switch = self.node(port.node)
+        has_vlans = switch.switching.has_vlans
+        return frozenset(vlan for vlan, _ in switch.interface(port.ifname).port.vlans if has_vlans)
 
     def _is_port(self, end: Endpoint) -> bool:
         return self.node(end.node).kind is NodeKind.SWITCH

@@ -104,6 +104,7 @@ def test_words_after_two_dashes_are_arguments_even_with_a_dash() -> None:
         (f"run --seed {1 << 63} x", f"labctl run: --seed: {1 << 63} is not a whole number of at most {(1 << 63) - 1}."),
         (f"run --seed 1{'0' * 20} x", f"labctl run: --seed: 1{'0' * 20} is not a whole number of at most"),
         ("ps --format xml", "labctl ps: --format: xml is not one of table, json."),
+        ("link a b delay=1ms", "labctl link: delay=1ms is a value for `set`. Try: labctl link A B set delay=1ms"),
         ("schema nothing", "labctl schema: KIND: nothing is not one of topology, "),
         ("shell h1 ls", "labctl shell: unexpected argument: ls. Try: labctl exec -t h1 -- ls"),
         ("gc now", "labctl gc: unexpected argument: now. Try: labctl gc"),

@@ -32,6 +32,26 @@ class Clean:
 CLEAN = Clean()
 
 
+VLANS = (
+    "hosts: {a: , b: , c: , d: }",
+    "switches: {s: }",
+    "links: [[a, {node: s, vlan: 10}], [b, {node: s, vlan: 20}], [c, {node: s, trunk: 10-11}], [d, s]]",
+)
+
+
+def test_ends_in_different_vlans_of_a_switch_are_no_pair() -> None:
+    made = resolved(*VLANS)
+    plan = build(made)
+    for first, second, numbers in (("a", "b", "10 and 20"), ("b", "c", "20 and 10, 11"), ("d", "a", "1 and 10")):
+        message = f"{first}:eth0 and {second}:eth0 are in different VLANs of s: {numbers}"
+        with pytest.raises(InputError, match=message):
+            cables_between(plan, first, second)
+        with pytest.raises(InputError, match=message):
+            made.neighbours(first, second)
+    assert [str(one) for one in cables_between(plan, "a", "c")] == ["a:eth0 - c:eth0"]
+    assert len(made.neighbours("a", "c")) == 1
+
+
 def test_a_link_is_taken_down_at_its_switch_or_else_at_the_second_end(pair: Plan) -> None:
     star = build(topology.load("star:2"))
     switch = next(node.name for node in star.nodes if node.kind == "switch")

@@ -92,6 +92,17 @@ def test_a_change_of_both_directions_is_one_line_and_two_operations(old: str, ne
     assert [type(one) for one in found.operations] == [SetImpairment] * 2
 
 
+def test_a_change_for_one_neighbour_shows_both_values_once_each() -> None:
+    def plan(delay: str) -> Plan:
+        between = f"between: [{{nodes: [a, b], delay: {delay}}}]"
+        return build(resolved("hosts: {a: , b: , c: }", f"networks: {{n: {{members: [a, b, c], {between}}}}}"))
+
+    assert [str(one) for one in difference(plan("10ms"), plan("20ms")).changes] == [
+        "~ impairment of packets from a:eth0: to b: delay 20ms (was to b: delay 10ms)",
+        "~ impairment of packets from b:eth0: to a: delay 20ms (was to a: delay 10ms)",
+    ]
+
+
 def test_a_change_of_one_direction_names_the_sender() -> None:
     one = build(resolved("hosts: {a: , b: }", "links: [{ends: [a, {node: b, loss: 2%}], loss: 1%}]"))
     found = difference(built("loss: 1%"), one)
