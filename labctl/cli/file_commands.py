@@ -207,6 +207,8 @@ def _validated(path: Path, *, strict: bool) -> str:
         made = topology.load(path, routes=False, programs=False)
         if made.imported is not None:
             files.show_report(made.imported)
+        else:
+            files.warn_of_gateways(made)
         return f"topology, {_count(len(made.nodes), 'node')}, {_count(len(made.links), 'link')}"
     if strict:
         raise InputError(

@@ -327,6 +327,16 @@ def show_report(imported: Imported, *, every: bool = False) -> None:
     complain("\n".join([f"{imported.path}: {imported.summary}", *(f"  {line}" for line in lines)]))
 
 
+def warn_of_gateways(topology: Topology) -> None:
+    """Print on standard error which default gateways of hosts are addresses of no node."""
+    if any(node.static_routes for node in topology.hosts):
+        from labctl.cli.exit import complain
+        from labctl.topology.static_routes import absent_gateways
+
+        for line in absent_gateways(topology):
+            complain(f"warning: {topology.source}: {line}")
+
+
 def _shipped(word: str, kinds: tuple[Kind, ...]) -> Path | None:
     if Kind.SCENARIO in kinds and (path := shipped_scenario(word)):
         return path

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from labctl.cli.exit import Stopped, complain
-from labctl.cli.files import load_topology, one_topology, with_way_out
+from labctl.cli.files import load_topology, one_topology, warn_of_gateways, with_way_out
 from labctl.cli.lab_selection import attach
 from labctl.errors import InputError, LabGone, MachineError
 from labctl.report.terminal import Ink, Screen, standard_output, waiting
@@ -124,6 +124,8 @@ def _create(screen: Screen, target: Target, *, strict: bool) -> None:
 
     started = time.monotonic()
     topology = target.topology
+    if topology.imported is None:
+        warn_of_gateways(topology)
     parts = [_count(len(topology.nodes), "node"), _count(len(topology.links), "link")]
     ready = sum(len(node.services) for node in topology.nodes)
     paths: tuple[str | Path, ...] = target.visible_paths

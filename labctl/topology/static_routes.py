@@ -44,6 +44,7 @@ from labctl.topology.routing_schema import HopFile, RouteFile, RuleFile
 if TYPE_CHECKING:
     from labctl.documents.schema import Shape
     from labctl.topology.addressing import Addressing
+    from labctl.topology.model import Topology
 
 FIRST_TABLE = 100  # of tables with names of their own
 _TABLE_MAX = 0xFFFF_FFFF
@@ -116,6 +117,33 @@ def _default_vias(model: PlacedText | RouteFile) -> list[str]:
         return [*(model.via or ()), *(hop.via or "" for hop in model.hops or ())] if model.to == "default" else []
     words = model.text.split()
     return [after for word, after in pairwise(words) if word == "via"] if "default" in words[:2] else []
+
+
+def absent_gateways(topology: Topology) -> list[str]:
+    """Return a line for each gateway of a written default route that no node has.
+
+    Networks with a node that runs commands or services are left out: these may add the address, as VRRP does.
+    """
+    owners = {one.ip for node in topology.nodes for one in node.loopback}
+    may_appear: set[Prefix] = set()
+    for node in topology.nodes:
+        addresses = [one for interface in node.interfaces for one in interface.addresses]
+        owners.update(one.ip for one in addresses)
+        if node.services or node.commands:
+            may_appear.update(one.network for one in addresses)
+    hosts: dict[Address, list[str]] = {}
+    for node in topology.hosts:
+        for route in node.static_routes:
+            for hop in route.hops if not route.destination.prefixlen else ():
+                networks = [one.network for one in node.interface(hop.ifname).addresses] if hop.gateway else []
+                inside = [one for one in networks if hop.gateway in one]
+                if hop.gateway and inside and hop.gateway not in owners and may_appear.isdisjoint(inside):
+                    hosts.setdefault(hop.gateway, []).append(node.name)
+    return [
+        f"no node has the address {gateway}, the default gateway of {', '.join(names[:3])}"
+        + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        for gateway, names in hosts.items()
+    ]
 
 
 class _Neighbour(Struct, frozen=True):

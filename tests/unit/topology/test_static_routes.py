@@ -7,7 +7,7 @@ from ipaddress import ip_network
 import pytest
 
 from labctl.topology.model import Node, Route, StaticRoute
-from labctl.topology.static_routes import without_replaced
+from labctl.topology.static_routes import absent_gateways, without_replaced
 from tests.unit.topology.drafts import from_lines, resolved
 
 LAN = "networks: {lan: {ipv4: 10.0.1.0/24, ipv6: 'fd00:1::/64', members: [h, r1, r2]}, far: {members: [r1, r2, s]}}"
@@ -201,6 +201,22 @@ def test_an_address_that_no_node_has_is_the_gateway_of_its_family_alone() -> Non
     node = host("gateway: 10.0.1.9")
     assert [str(route) for route in node.static_routes] == ["default via 10.0.1.9 dev eth0"]
     assert {route.destination.version for route in node.routes} == {6}
+
+
+@pytest.mark.parametrize(
+    ("gateway", "others", "expected"),
+    [
+        ("10.0.1.77", "b: ", ["no node has the address 10.0.1.77, the default gateway of a-1, a-2, a-3 and 1 more"]),
+        ("10.0.1.254", "b: ", []),
+        ("10.0.1.77", "b: {exec: [ip address add 10.0.1.77/24 dev eth0]}", []),
+        ("10.0.1.77", "b: {services: {vrrp: {run: [keepalived, -n]}}}", []),
+        ("none", "b: ", []),
+    ],
+)
+def test_a_gateway_that_no_node_has(gateway: str, others: str, expected: list[str]) -> None:
+    hosts = f"hosts: {{a: {{count: 4, gateway: {gateway}}}, {others}}}"
+    network = "networks: {lan: {ipv4: 10.0.1.0/24, ipv6: false, members: [a, b, r]}}"
+    assert absent_gateways(resolved(hosts, "routers: {r: }", network)) == expected
 
 
 @pytest.mark.parametrize("written", ["none", "false"])
