@@ -101,6 +101,8 @@ def _of_span(ev: Evidence, host: str, since_ns: int, until_ns: int) -> list[str]
     if not found:
         found += _not_accepted(ev, host, since_ns, until_ns)[-ATTEMPTS_MAX:]
     if not found:
+        found += _not_read(ev, host, since_ns, until_ns)[-ATTEMPTS_MAX:]
+    if not found:
         failed = [
             call
             for call in ev.calls
@@ -191,6 +193,8 @@ def _not_accepted(ev: Evidence, host: str, since_ns: int, until_ns: int) -> list
         peer, mine = ev.name(flow.source), flow.reverse
         if any(each.header.payload_bytes or "FIN" in each.header.flags for each in ev.sent(flow, 0, until_ns)):
             continue
+        if any(each.host == peer and each.socket.flow == flow and each.socket.inode for each in ev.samples):
+            continue  # only a socket that accept has returned has an inode: the sample of the listener is older
         listeners = [
             each
             for each in ev.samples
@@ -258,7 +262,8 @@ def _of_transfer(ev: Evidence, call: Call) -> list[str]:
     if not flow.source or not flow.target:
         return []
     if call.name in _SENDS:
-        return _not_sent(ev, call, flow) if call.result is None or call.errno in ("EAGAIN", "ETIMEDOUT") else []
+        has_waited = call.result is None or call.errno in ("EAGAIN", "ETIMEDOUT")
+        return _not_sent(ev, call.host, flow, ev.until(call)) if has_waited else []
     if call.result is None or call.result < 0:
         return _not_received(ev, call, flow)
     return _end_of_file(ev, call, flow) if call.result == 0 else _pieces(ev, call, flow)
@@ -654,9 +659,23 @@ def _doing(ev: Evidence, flow: Flow, peer: str, until_ns: int) -> list[str]:
     return []
 
 
-def _not_sent(ev: Evidence, call: Call, flow: Flow) -> list[str]:
+def _not_read(ev: Evidence, host: str, since_ns: int, until_ns: int) -> list[str]:
+    """Explain the connections of a host ("": of any) whose peer had no room for more data when the span ended."""
+    last: dict[Flow, Packet] = {}
+    for packet in ev.packets:
+        if since_ns <= packet.at_ns <= until_ns and packet.header.flow and "ACK" in packet.header.flags:
+            last[packet.header.flow] = packet
+    return [
+        f"{packet.receiver} to {endpoint(ev.name(flow.source), flow.source_port)}: {reason}"
+        for flow, packet in last.items()
+        if host in ("", packet.receiver) and not packet.header.window and not {"RST", "FIN"} & set(packet.header.flags)
+        for reason in _not_sent(ev, packet.receiver, flow.reverse, until_ns)[:1]
+    ]
+
+
+def _not_sent(ev: Evidence, host: str, flow: Flow, until_ns: int) -> list[str]:
     """Explain a send that did not return: a full receive window of the peer, or lost packets."""
-    peer, until_ns = ev.name(flow.target, call.host), ev.until(call)
+    peer = ev.name(flow.target, host)
     incoming = [each for each in ev.sent(flow.reverse, 0, until_ns) if "ACK" in each.header.flags]
     if incoming and incoming[-1].header.window == 0:
         samples = [
@@ -664,11 +683,11 @@ def _not_sent(ev: Evidence, call: Call, flow: Flow) -> list[str]:
             for sample in ev.samples
             if sample.host == peer and sample.socket.flow == flow.reverse and sample.at_ns <= until_ns
         ]
-        unread = f", with {samples[-1].receive_queue} unread bytes" if samples else ""
+        unread = f", with {samples[-1].receive_queue} unread bytes" if samples and samples[-1].receive_queue else ""
         return [f"the receive window of {peer} is 0{unread}: it does not read", *_doing(ev, flow, peer, until_ns)]
     again = [each for each in ev.sent(flow, 0, until_ns) if each.is_retransmission]
     if again:
-        lead = f"{call.host} has sent the same bytes {len(again) + 1} times without an acknowledgement"
+        lead = f"{host} has sent the same bytes {len(again) + 1} times without an acknowledgement"
         return [_chain(lead, why_lost(ev, again, again[0].at_ns, until_ns))]
     return []
 

@@ -98,13 +98,45 @@ def test_a_connection_that_no_program_accepts_explains_a_program_that_waits() ->
     b.packet(20, "server", "SYN ACK", 0, 1)
     b.packet(30, "client", "PSH ACK", 1, 1, b"hi")
     listener(b, "0.0.0.0", at_us=25, queue=1)
-    common = b._common(0, "client", Source.STEPS)
-    b.events.append(Step(**common, index="1", kind="run", title="run x", until_ns=STARTED_NS + 10**9, outcome="failed"))
-    step = b.events[-1]
-    assert isinstance(step, Step)
-    assert explain(b.timeline(), step) == (
+    assert explain(b.timeline(), failed_step(b)) == (
         "client to server:5000: the kernel of server has made the connection, but no program has accepted it "
         "(accept queue 1 of 1), and 2 bytes wait there unread (inferred)",
+    )
+
+
+def failed_step(b: Builder) -> Step:
+    common = b._common(0, "client", Source.STEPS)
+    b.events.append(Step(**common, index="1", kind="run", title="run x", until_ns=STARTED_NS + 10**9, outcome="failed"))
+    found = b.events[-1]
+    assert isinstance(found, Step)
+    return found
+
+
+@pytest.mark.parametrize(("inode", "is_accepted"), [(0, False), (7, True)])
+def test_a_connection_with_an_inode_was_accepted_although_the_sample_of_its_listener_is_older(
+    inode: int, is_accepted: bool
+) -> None:
+    b = Builder()
+    b.packet(10, "client", "SYN", 0, 0)
+    b.packet(20, "server", "SYN ACK", 0, 1)
+    listener(b, "0.0.0.0", at_us=25, queue=1)
+    common = b._common(30, "server", Source.SOCKETS)
+    key = SocketKey("server", inode=inode, flow=b.flow.reverse)
+    b.events.append(SocketSample(**common, socket=key, state="ESTABLISHED", receive_queue=0, send_queue=0))
+    assert any("accepted" in sentence for sentence in explain(b.timeline(), failed_step(b))) is not is_accepted
+
+
+@pytest.mark.parametrize(("queue", "unread"), [(0, ""), (90, ", with 90 unread bytes")])
+def test_a_program_that_waits_may_have_a_peer_that_does_not_read(queue: int, unread: str) -> None:
+    b = Builder()
+    established(b)
+    step = failed_step(b)
+    common = b._common(30, "server", Source.SOCKETS)
+    key = SocketKey("server", inode=7, flow=b.flow.reverse)
+    b.events.append(SocketSample(**common, socket=key, state="ESTABLISHED", receive_queue=queue, send_queue=0))
+    b.packet(40, "server", "ACK", 1, 60000, header=Header("tcp", b.flow.reverse, ("ACK",), window=0))
+    assert explain(b.timeline(), step) == (
+        f"client to server:5000: the receive window of server is 0{unread}: it does not read",
     )
 
 
