@@ -6,6 +6,7 @@ root the kernel reports no drops, so more is inferred. Where the events show no 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from labctl.structs import replace
@@ -31,6 +32,7 @@ ATTEMPTS_MAX = 2  # failed connections that are explained of a step whose calls 
 _CONNECTS = ("connect",)
 _RECEIVES = frozenset({"recv", "recvfrom", "recvmsg", "read", "readv"})
 _SENDS = frozenset({"send", "sendto", "sendmsg", "write", "writev"})
+_BUFFER = re.compile(r'^(\d+, )(?:"(?:[^"\\]|\\.)*"(?:\.\.\.)?|0x[0-9a-f]+)(, )')
 _ACCEPTS = frozenset({"accept", "accept4"})
 _UNREACHED = frozenset({"EHOSTUNREACH", "ENETUNREACH", "ETIMEDOUT", "ECONNREFUSED", "EACCES", "EPERM", ""})
 _BROKEN = frozenset({"ECONNRESET", "EPIPE", "ECONNABORTED"})
@@ -649,7 +651,7 @@ def _doing(ev: Evidence, flow: Flow, peer: str, until_ns: int) -> list[str]:
     waiting = [each for each in ev.blocked(peer, until_ns) if each in calls]
     if waiting:
         both = ": both ends wait for the other" if waiting[-1].name in _RECEIVES else ""
-        return [f"{peer} waits in {_shown(waiting[-1])} since {_at(ev, waiting[-1].at_ns)}{both}"]
+        return [f"{peer} waits in {_shown(waiting[-1], waits=True)} since {_at(ev, waiting[-1].at_ns)}{both}"]
     if calls:
         return [f"the last call of {peer} on it was {_shown(calls[-1])} {ev.moment(calls[-1].at_ns)}"]
     sample = ev.sample_of_listener(peer, flow.target, flow.target_port, 0, until_ns)
@@ -810,8 +812,13 @@ def _chain(lead: str, reasons: Iterable[str]) -> str:
     return f"{lead}: {why}" if why else lead
 
 
-def _shown(call: Call) -> str:
-    text = f"{call.name}({call.arguments})"
+def _shown(call: Call, *, waits: bool = False) -> str:
+    arguments = call.arguments
+    if (
+        waits or call.result is None
+    ) and call.name in _RECEIVES:  # what a tracer read there came later, or has no meaning
+        arguments = _BUFFER.sub(r"\1buf\2", arguments)
+    text = f"{call.name}({arguments})"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

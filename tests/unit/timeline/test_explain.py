@@ -371,10 +371,11 @@ def test_a_write_after_ones_own_shutdown_gives_epipe() -> None:
     assert cause(b, call).startswith("client itself has ended its sending direction with shutdown(3, SHUT_WR)")
 
 
-def test_a_recv_that_does_not_return_has_a_peer_that_waits_too() -> None:
+@pytest.mark.parametrize("buffer", ["buf", '""', '"a\\\\\\"b"...', "0x7fe5857aa210"])
+def test_a_recv_that_does_not_return_has_a_peer_that_waits_too(buffer: str) -> None:
     b = Builder()
     key, peer = established(b), SocketKey("server", flow=b.flow.reverse)
-    b.call(-40, None, "server", "recv", "4, buf, 100, 0", None, socket=peer, fd=4)
+    b.call(-40, None, "server", "recv", f"4, {buffer}, 100, 0", None, socket=peer, fd=4)
     call = failed(b, "recv", "3, buf, 10, 0", socket=key, fd=3)
     assert explain(b.timeline(), call) == (
         "server has sent no data on this connection",
