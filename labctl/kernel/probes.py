@@ -96,6 +96,7 @@ FEATURES = {
     "ip6tnl": Feature("`interfaces` with ip6tnl", "ip6_tunnel", "IPV6_TUNNEL"),
     "ip6gre": Feature("`interfaces` with ip6gre", "ip6_gre", "IPV6_GRE"),
     "wireguard": Feature("`interfaces` with wireguard", "wireguard", "WIREGUARD"),
+    "tproxy": Feature("nft tproxy", "nft_tproxy", "NFT_TPROXY", own=False),
     "htb": Feature("tc qdisc add htb", "sch_htb", "NET_SCH_HTB", own=False),
     "fq_codel": Feature("tc qdisc add fq_codel", "sch_fq_codel", "NET_SCH_FQ_CODEL", own=False),
 }
@@ -352,15 +353,21 @@ def _ipv6() -> None:
         sock.bind(("::1", 0))
 
 
-def _rule(kind: bytes, *, hook: int, priority: int, verdict: bytes) -> None:
+def _rule(kind: bytes, *expressions: bytes, hook: int, priority: int) -> None:
     """Create and remove a table with one chain of that type and one rule."""
     table, chain = kind[:-1] + b"-probe\0", b"probe\0"
     named = attribute(1, table)  # NFTA_TABLE_NAME
     requests = [nftables.request(nftables.NEW_TABLE, NLM_F_CREATE, named)]
-    requests += nftables.chain_requests(table, chain, kind, hook, priority, [[verdict]])
+    requests += nftables.chain_requests(table, chain, kind, hook, priority, [list(expressions)])
     with open_socket(nftables.NETLINK_NETFILTER) as sock:
         nftables.transact(sock, requests)
         nftables.transact(sock, [nftables.request(nftables.DELETE_TABLE, 0, named)])
+
+
+def _tproxy() -> None:
+    to_port = nftables.number(1, socket.AF_INET) + nftables.number(3, 1)  # NFTA_TPROXY_FAMILY, NFTA_TPROXY_REG_PORT
+    port = nftables.constant(struct.pack("!H", 8080), 1)
+    _rule(b"filter\0", port, nftables.expression("tproxy", to_port), hook=0, priority=-150)
 
 
 def _sock_diag() -> None:
@@ -395,9 +402,9 @@ _PROBES: dict[str, Callable[[], None]] = {
     "netem-queues": _netem_queues,
     "egress": _egress,
     "tbf": _tbf,
-    "nftables": lambda: _rule(b"filter\0", hook=1, priority=0, verdict=nftables.drop()),
-    "nat": lambda: _rule(b"nat\0", hook=4, priority=100, verdict=nftables.expression("masq", b"")),
-    "conntrack": lambda: _rule(b"filter\0", hook=1, priority=0, verdict=nftables.connection(0)),
+    "nftables": lambda: _rule(b"filter\0", nftables.drop(), hook=1, priority=0),
+    "nat": lambda: _rule(b"nat\0", nftables.expression("masq", b""), hook=4, priority=100),
+    "conntrack": lambda: _rule(b"filter\0", nftables.connection(0), hook=1, priority=0),
     "sock_diag": _sock_diag,
     "unix_diag": _unix_diag,
     "packet": lambda: Socket(socket.AF_PACKET, socket.SOCK_RAW, _ETH_P_ALL).close(),
@@ -406,6 +413,7 @@ _PROBES: dict[str, Callable[[], None]] = {
     "sctp": lambda: Socket(socket.AF_INET, socket.SOCK_STREAM, _SCTP).close(),
     "core-sysctls": _core_sysctls,
     **{kind: partial(_link, kind) for kind in _LINKS},
+    "tproxy": _tproxy,
     "htb": partial(_qdisc, "htb", attribute(2, _TC_HTB_GLOB)),
     "fq_codel": partial(_qdisc, "fq_codel"),
 }

@@ -97,6 +97,7 @@ FEATURES: Mapping[str, Callable[[], str]] = MappingProxyType(
         "policy-rules": partial(_without_feature, "policy-rules"),
         "multipath": partial(_without_feature, "multipath"),
         "stp": partial(_without_feature, "stp"),
+        "tproxy": partial(_without_feature, "tproxy"),
         **{kind: partial(_without_feature, kind) for kind in _DEVICES},
         "users": _without_users,
         "root": _without_root,
