@@ -133,7 +133,7 @@ class Wire(Struct, frozen=True, gc=False):
 
     name: str  # `client:eth0 - server:eth0`, the network's name, or `lo of server`
     ends: tuple[Endpoint, ...]  # of hosts and routers; switches have none
-    delay_us: int = 0  # the most that its switches delay a packet, as planned
+    delay_us: int = 0  # the most that its switches, or the links below a tunnel, delay a packet, as planned
 
 
 class Header(Struct, frozen=True, gc=False):

@@ -478,7 +478,8 @@ class Fold:
             if connection not in self._handshakes and packet.journey not in self._drops:
                 return
             self._handshakes.discard(connection)
-        source = next((hop.host for hop in hops if hop.host in self._hosts), "") or self._host_at(header.flow, "source")
+        first = hops[0].host  # "" if it was not seen to leave
+        source = first if first in self._hosts else "" if first else self._host_at(header.flow, "source")
         drop = self._drops.get(packet.journey)
         if drop is not None and (drop.reason in _ANSWERED or is_dhcp(header)):
             drop = None
@@ -496,6 +497,8 @@ class Fold:
             targets = [drop.host]
         if not targets:
             targets = [self._host_at(header.flow, "target")]
+        if not source and not targets[0]:  # only routers on its way are in the ladder
+            source = next((hop.host for hop in hops if hop.host in self._hosts), "")
         call = self._call_of(packet)
         for target in targets:
             if source and target and source != target:
@@ -508,14 +511,18 @@ class Fold:
     def _peer(self, packet: Packet, source: str) -> str:
         """Return the end of a packet that is not in the ladder; "" if both are."""
         flow = packet.header.flow
-        if flow is None or packet.host == packet.receiver:
+        if packet.host == packet.receiver:
             return ""
+        if flow is None:
+            return packet.receiver if source else packet.host
         address = flow.target if source else flow.source
         return self._of_address.get(address, address)
 
-    @staticmethod
-    def _is_noise(drop: Drop) -> bool:
+    def _is_noise(self, drop: Drop) -> bool:
         """Whether nothing was lost: data of a closed socket, announcements of hosts to a link, and DHCP."""
+        packets = self._journeys.get(drop.packet, ()) if drop.packet is not None else ()
+        if packets and is_resolution(packets[0].header):
+            return True
         protocol = drop.header.protocol if drop.header is not None else ""
         is_dhcps = drop.header is not None and is_dhcp(drop.header)
         return drop.reason in _PURGED or protocol in ("arp", "icmpv6", "igmp") or is_dhcps

@@ -525,7 +525,7 @@ def _labels(arrow: Arrow, *, is_full: bool) -> Iterator[str]:
     yield f"{name} {summary}{tag}"
     yield f"{name} {summary}"
     yield summary
-    yield name
+    yield from _cut_at_blanks(f"{name} {summary}")
 
 
 def _cut_at_blanks(text: str) -> Iterator[str]:

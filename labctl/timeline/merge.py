@@ -14,10 +14,11 @@ from itertools import islice
 from struct import Struct as Packing
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from labctl.timeline.events import Hop, Packet, Source, Wire
+from labctl.structs import replace
+from labctl.timeline.events import Flow, Hop, Packet, Source, Wire
 from labctl.timeline.packet_headers import decode
 from labctl.timeline.sources.packets import Sighting
-from labctl.timeline.tcp_numbers import SegmentNumbers
+from labctl.timeline.tcp_numbers import Direction, SegmentNumbers
 from labctl.timeline.wires import LOOPBACK
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 _HOLD_NS = 50_000_000  # a packet needs at most that on a wire or in a router of a busy machine, beside planned delays
 _HOLD_MIN_NS = 2_000_000  # the same, once it was seen how long they need
+_SKEW_NS = 5_000_000  # a tick: on a virtual machine, a processor may be that late, and a packet arrive before it left
+_EARLY_MAX = 16  # such packets of a wire
 _WAITS_MIN = 8  # of which that is concluded
 _WAITING_MAX = 20_000  # kept in a queue
 _LARGE_MAX = 64  # packets of several segments that a segment is looked for in
@@ -56,7 +59,8 @@ class Merger:
         nodes: Collection[str] | None = None,
         stacked: Mapping[Endpoint, tuple[Endpoint, ...]] | None = None,
     ) -> None:
-        self._wires = [_Wire(wire, nodes) for wire in wires]
+        self._latest: dict[Flow, Direction] = {}
+        self._wires = [_Wire(wire, nodes, self._latest) for wire in wires]
         self._wire_of = {(end.node, end.ifname): wire for wire in self._wires for end in wire.wire.ends}
         self._interfaces: dict[str, int] = {}  # number of those that a node may forward between
         for node, interface in self._wire_of:
@@ -130,7 +134,7 @@ class Merger:
         from labctl.topology.model import Endpoint
 
         node, interface = sighting.node, sighting.interface
-        wire = _Wire(Wire(f"{interface} of {node}", (Endpoint(node, interface),)), None)
+        wire = _Wire(Wire(f"{interface} of {node}", (Endpoint(node, interface),)), None, self._latest)
         self._wires.append(wire)
         self._wire_of[node, interface] = wire
         self._interfaces[node] = self._interfaces.get(node, 0) + 1
@@ -140,17 +144,40 @@ class Merger:
         journey = None
         if self._interfaces[sighting.node] > 1 and sighting.node in self._transits:
             journey = self._transits[sighting.node].forwarded(sighting)
-        crossing = self._cross(sighting, wire, journey)
+        crossing = wire.early_arrival(sighting) if wire.early else None
+        if crossing is None:
+            crossing = self._cross(sighting, wire, journey)
+        else:
+            self._depart(crossing, sighting, journey)
+            if not _is_multicast(sighting):
+                return
         if wire.receivers:
-            wire.waiting.add((sighting.frame, sighting.length), crossing)
+            wire.waiting.add(_key(sighting), crossing)
             if sighting.segment_bytes:
                 wire.large.append(crossing)
+
+    def _depart(self, crossing: _Crossing, sighting: Sighting, journey: int | None) -> None:
+        """Let a packet that was seen to arrive have left just then, on this journey."""
+        arrival, old = crossing.sighting, crossing.journey
+        crossing.sighting = replace(sighting, at_ns=crossing.at_ns)
+        crossing.arrive(arrival)
+        if journey is None:
+            return
+        crossing.is_forwarded = True
+        followers: list[_Crossing | _Arrival] = list(islice(reversed(self._unemitted), _NAT_MAX))
+        if arrival.node in self._transits:
+            followers += self._transits[arrival.node].recent
+        for each in (crossing, *followers):
+            if each.journey == old:
+                each.journey = journey
 
     def _arrive(self, sighting: Sighting, wire: _Wire) -> None:
         is_unicast = not _is_multicast(sighting)
         crossing = wire.arrived(sighting, is_unicast=is_unicast)
         if crossing is None:
             crossing = self._cross(sighting, wire, None)
+            if wire.receivers:
+                wire.early.append(crossing)
         if is_unicast:
             self._remember_arrival(sighting, wire, crossing.journey)
 
@@ -174,20 +201,22 @@ class Merger:
                 return
 
     def _cross(self, sighting: Sighting, wire: _Wire, journey: int | None) -> _Crossing:
+        is_forwarded = journey is not None or not sighting.is_outgoing
         if journey is None:
             journey = self._journeys
             self._journeys += 1
-        crossing = _Crossing(sighting, wire, journey)
+        crossing = _Crossing(sighting, wire, journey, is_forwarded=is_forwarded)
         self._unemitted.append(crossing)
         return crossing
 
     def _packet(self, crossing: _Crossing) -> Packet:
+        crossing.is_emitted = True
         sighting = crossing.sighting
         frame, length, tags = sighting.frame, sighting.length, sighting.tags
         if tags:
             frame, length = frame[:12] + tags + frame[12:], length + len(tags)
         header = decode(frame, length)
-        numbers = crossing.wire.numbers.number(header)
+        numbers = crossing.wire.numbers.number(header, is_forwarded=crossing.is_forwarded)
         is_again = numbers.is_retransmission
         if self._transits and header.protocol == "tcp":
             if is_again:
@@ -236,13 +265,15 @@ def _is_multicast(sighting: Sighting) -> bool:
 class _Crossing:
     """A packet on a wire: it left, arrived, or both."""
 
-    __slots__ = ("arrivals", "at_ns", "journey", "sighting", "wire")
+    __slots__ = ("arrivals", "at_ns", "is_emitted", "is_forwarded", "journey", "sighting", "wire")
 
-    def __init__(self, sighting: Sighting, wire: _Wire, journey: int) -> None:
+    def __init__(self, sighting: Sighting, wire: _Wire, journey: int, *, is_forwarded: bool) -> None:
         self.sighting = sighting
         self.at_ns = sighting.at_ns
         self.wire = wire
         self.journey = journey
+        self.is_forwarded = is_forwarded
+        self.is_emitted = False
         self.arrivals: dict[tuple[str, str], Sighting] = {}  # of one that left, by node and interface
 
     @property
@@ -325,7 +356,7 @@ class _Queues(Generic[W]):
 class _Wire:
     """A wire, and the packets on it."""
 
-    def __init__(self, wire: Wire, nodes: Collection[str] | None) -> None:
+    def __init__(self, wire: Wire, nodes: Collection[str] | None, latest: dict[Flow, Direction]) -> None:
         self.wire = wire
         self.is_loopback = len(wire.ends) == 1 and wire.ends[0].ifname == LOOPBACK
         recorded = sum(nodes is None or end.node in nodes for end in wire.ends)
@@ -333,17 +364,37 @@ class _Wire:
         self.hold_ns = _HOLD_NS + 2 * 1000 * wire.delay_us
         self.waiting: _Queues[_Crossing] = _Queues(self.hold_ns)
         self.large: deque[_Crossing] = deque(maxlen=_LARGE_MAX)  # of several segments, which a switch may cut
-        self.numbers = SegmentNumbers()
+        self.early: deque[_Crossing] = deque(maxlen=_EARLY_MAX)  # that arrived, and were not seen to leave
+        self.numbers = SegmentNumbers(latest)
+
+    def early_arrival(self, departure: Sighting) -> _Crossing | None:
+        """Return the packet that arrived just before this departure; None if there is none."""
+        while self.early and departure.at_ns - self.early[0].at_ns > _SKEW_NS:
+            self.early.popleft()
+        for crossing in self.early:
+            arrival = crossing.sighting
+            if (
+                arrival.length == departure.length
+                and (arrival.node, arrival.interface) != (departure.node, departure.interface)
+                and _without_checksum(arrival) == _without_checksum(departure)
+                and not crossing.is_emitted
+            ):
+                self.early.remove(crossing)
+                return crossing
+        return None
 
     def arrived(self, arrival: Sighting, *, is_unicast: bool) -> _Crossing | None:
         """Return the packet that arrived, with this arrival; None if its departure was not seen."""
-        key = (arrival.frame, arrival.length)
-        for crossing in self.waiting.of(key, arrival.at_ns):
-            if crossing.accepts(arrival, is_loopback=self.is_loopback):
-                crossing.arrive(arrival)
-                if is_unicast:
-                    self.waiting.remove(key, crossing)
-                return crossing
+        keys = [_key(arrival)]
+        if arrival.is_checksum_ready:
+            keys.append(_without_checksum(arrival))
+        for key in keys:
+            for crossing in self.waiting.of(key, arrival.at_ns):
+                if crossing.accepts(arrival, is_loopback=self.is_loopback):
+                    crossing.arrive(arrival)
+                    if is_unicast:
+                        self.waiting.remove(key, crossing)
+                    return crossing
         for crossing in reversed(self.large):
             if _is_segment(arrival, crossing.sighting):
                 if not crossing.arrivals:  # its first segment
@@ -357,7 +408,7 @@ class _Transits:
 
     def __init__(self) -> None:
         self._waiting: _Queues[_Arrival] = _Queues(_HOLD_NS)
-        self._recent: deque[_Arrival] = deque(maxlen=_NAT_MAX)
+        self.recent: deque[_Arrival] = deque(maxlen=_NAT_MAX)
         self._large: deque[_Arrival] = deque(maxlen=_LARGE_MAX)
 
     def add(self, sighting: Sighting, journey: int) -> None:
@@ -367,7 +418,7 @@ class _Transits:
         key, ttl = content
         arrival = _Arrival(sighting, ttl, journey)
         self._waiting.add(key, arrival)
-        self._recent.append(arrival)
+        self.recent.append(arrival)
         if sighting.segment_bytes:
             self._large.append(arrival)
 
@@ -390,7 +441,7 @@ class _Transits:
 
     def _translated(self, sighting: Sighting, ttl: int) -> _Arrival | None:
         """Return the packet whose addresses or ports the node changed (NAT), the oldest if there are several."""
-        likely = [each for each in self._recent if each.ttl == ttl + 1 and not each.is_forwarded]
+        likely = [each for each in self.recent if each.ttl == ttl + 1 and not each.is_forwarded]
         fixed = _fixed(sighting.frame) if likely else b""
         ends = _ends(sighting.frame) if likely else ()
         best, most = None, 0
@@ -403,6 +454,28 @@ class _Transits:
 
 
 # -- contents: of IPv4 without options and of IPv6 without extension headers; the Ethernet header takes 14 bytes
+
+
+def _key(sighting: Sighting) -> tuple[bytes, int]:
+    """Return what a packet has in common at both ends of a wire."""
+    return (sighting.frame, sighting.length) if sighting.is_checksum_ready else _without_checksum(sighting)
+
+
+def _without_checksum(sighting: Sighting) -> tuple[bytes, int]:
+    """Return the packet without its checksum of TCP or UDP, which a tunnel completes if the sender's kernel did not."""
+    frame = sighting.frame
+    kind = frame[12:14]
+    if kind == b"\x08\x00" and len(frame) >= 34:
+        at = _CHECKSUMS4.get(frame[23], 0)
+    elif kind == b"\x86\xdd" and len(frame) >= 54:
+        at = _CHECKSUMS6.get(frame[20], 0)
+    else:
+        at = 0
+    return (frame[:at] + frame[at + 2 :] if at else frame), sighting.length
+
+
+_CHECKSUMS4 = {_TCP: 34 + 16, _UDP: 34 + 6}  # of IPv4 without options
+_CHECKSUMS6 = {_TCP: 54 + 16, _UDP: 54 + 6}
 
 
 def _content(frame: bytes) -> tuple[bytes, int] | None:

@@ -101,6 +101,14 @@ def _inner(header: Header) -> tuple[str, Header] | None:
             return None
 
 
+def quoted_packet(header: Header) -> Header | None:
+    """Return the headers of a tunnel's packet that an ICMP error quotes; None for other packets."""
+    flow, packet = header.quoted, header.payload
+    if flow is None or not packet or not (flow.protocol in TUNNELS or flow.target_port in _VXLAN):
+        return None
+    return _of_ip(IPV6 if packet[0] >> 4 == 6 else IPV4, packet, 1 << 16)
+
+
 def is_vxlan(header: Header) -> bool:
     """Return whether it is a datagram to a port of VXLAN."""
     return header.protocol == "udp" and header.flow is not None and header.flow.target_port in _VXLAN

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from labctl.timeline.events import AnyEvent, Call, Header, Packet, Source
-from labctl.timeline.protocol_names import TUNNELS, inner, is_vxlan
+from labctl.timeline.protocol_names import TUNNELS, inner, is_vxlan, quoted_packet
 
 _RESOLUTION = re.compile(r"who has|is at|is here|neighbo|router|multicast listener|membership|mld|igmp", re.IGNORECASE)
 
@@ -27,7 +27,13 @@ def upkeep(events: Sequence[AnyEvent]) -> list[int]:
 
 
 def is_resolution(header: Header) -> bool:
-    """Return whether a packet is of ARP, neighbour or router discovery, or group membership; in a tunnel, too."""
+    """Return whether a packet is of ARP, neighbour or router discovery, or group membership.
+
+    A tunnel's packet that carries one is, too, and an ICMP error that quotes such a packet.
+    """
+    if header.quoted is not None:
+        found = quoted_packet(header)
+        return found is not None and is_resolution(found)
     if header.protocol in ("arp", "icmpv6", "igmp"):
         return header.protocol == "igmp" or _RESOLUTION.search(header.summary) is not None
     if header.protocol in TUNNELS or is_vxlan(header):

@@ -68,15 +68,18 @@ def _tunnels(plan: Plan) -> Iterable[Wire]:
     ends: dict[str, list[Endpoint]] = {}
     for end in tunnels:
         ends.setdefault(group.of(str(end)), []).append(end)
+    impairments = [one.impairment for one in plan.operations if isinstance(one, SetImpairment) and one.impairment]
+    delay_us = min(sum(one.delay_us + one.jitter_us for one in impairments), _TUNNEL_DELAY_MAX_US)
     for found in ends.values():
         spec = tunnels[found[0]]
         if len(found) <= 2:
             name = " - ".join(map(str, found))
         else:
             name = f"vxlan {spec.id}" if isinstance(spec, Vxlan) else f"{spec.kind} of {found[0].node} and others"
-        yield Wire(name, tuple(found))
+        yield Wire(name, tuple(found), delay_us)
 
 
+_TUNNEL_DELAY_MAX_US = 500_000  # expected of all links that a packet in a tunnel may cross
 _TUNNELS = (Vxlan, Tunnel, Wireguard)
 
 

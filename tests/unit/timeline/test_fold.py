@@ -18,7 +18,9 @@ from labctl.timeline.fold import (
     Silence,
     speaking_hosts,
 )
+from labctl.timeline.packet_headers import decode
 from tests import timelines
+from tests.frames import ethernet, icmp, ipv4, ipv6, udp
 from tests.timelines import STARTED_NS, US, Builder
 
 
@@ -77,6 +79,41 @@ def test_a_packet_over_a_router_is_one_arrow_from_host_to_host() -> None:
     second = b.events[1]
     b.events[1] = type(second)(**{field: getattr(second, field) for field in second.__struct_fields__} | {"host": "gw"})
     assert arrows(items_of(b.timeline())) == [("client", "server", "SYN")]
+
+
+def test_a_router_in_the_ladder_is_not_the_source_of_what_a_node_beside_it_sent() -> None:
+    b = Builder()
+    for host, receiver in (("far", "gw"), ("gw", "client")):
+        b.packet(10, "client", "SYN", 0, 0, receiver=receiver)
+        b.events[-1] = replace(b.events[-1], host=host)
+        b.journeys -= 1
+    assert arrows(items_of(b.timeline(hosts=("client", "gw")))) == [("", "client", "SYN")]
+    assert arrows(items_of(b.timeline(hosts=("gw",)))) == [("gw", "", "SYN")]
+
+
+def test_arp_of_a_router_that_is_not_in_the_ladder_names_it() -> None:
+    b = Builder()
+    header = Header("arp", summary="who has 10.0.0.9, tell 10.0.0.1")
+    b.packet(10, "client", "", 0, 0, header=header, receiver="gw")
+    b.packet(20, "client", "", 0, 0, header=header, receiver="client")
+    b.events[1] = replace(b.events[1], host="gw")
+    items = items_of(b.timeline(hosts=("client", "server")))
+    assert [(each.source, each.target, each.peer) for each in items if isinstance(each, Arrow)] == [
+        ("client", "", "gw"),
+        ("", "client", "gw"),
+    ]
+
+
+def test_a_drop_of_group_membership_in_a_tunnel_has_no_line() -> None:
+    b = Builder()
+    report = ethernet(ipv4(udp(b"\x08\0\0\0\0\0\x64\0" + mld(), ports=(40000, 4789)), 17))
+    b.packet(10, "client", "", 0, 0, header=decode(report, len(report)), receiver="gw")
+    b.drop(20, "gw", "IP_INNOROUTES", b.journeys - 1)
+    assert items_of(b.timeline()) == []
+
+
+def mld() -> bytes:
+    return ethernet(ipv6(icmp(143, 0, bytes(20)), 58, "fe80::1", "ff02::16"), 0x86DD)
 
 
 def test_more_than_16_arrows_in_a_row_are_counted() -> None:

@@ -64,6 +64,34 @@ def test_a_packet_is_one_event_with_its_departure_and_its_arrival() -> None:
     assert (packet.header.payload, packet.frame, packet.others) == (b"hello", FRAME, ())
 
 
+def test_a_tunnel_that_completes_the_checksum_does_not_hide_the_arrival() -> None:
+    for packet, at in ((ipv4(tcp(), 6), 50), (ipv4(udp(b"x"), 17), 40), (ipv6(tcp(), 6), 70)):
+        frame = ethernet(packet, 0x86DD if at == 70 else 0x0800)
+        arrived = frame[:at] + b"\x12\x34" + frame[at + 2 :]
+        left = seen(1000, "client:eth0", frame, out=True, is_checksum_ready=False)
+        (found,) = merged([left, seen(5000, "server:eth0", arrived)], PAIR)
+        assert (found.host, found.receiver) == ("client", "server")
+        same = [left, seen(5000, "server:eth0", frame, is_checksum_ready=False)]
+        assert [each.receiver for each in merged(same, PAIR)] == ["server"]
+        other = frame[: at + 2] + b"\x77" + frame[at + 3 :]
+        assert len(merged([left, seen(5000, "server:eth0", other)], PAIR)) == 2
+
+
+def test_a_packet_whose_arrival_has_the_earlier_time_arrives() -> None:
+    early = [seen(90 * US, "server:eth0", FRAME), seen(100 * US, "client:eth0", FRAME, out=True)]
+    (packet,) = merged(early, PAIR)
+    assert (packet.host, packet.receiver, packet.at_ns, packet.arrived_ns) == ("client", "server", 90 * US, 90 * US)
+    late = [seen(90 * US, "server:eth0", FRAME), seen(6 * MS, "client:eth0", FRAME, out=True)]
+    assert len(merged(late, PAIR)) == 2
+
+
+def test_a_routed_packet_that_arrives_before_it_left_keeps_its_journey() -> None:
+    on_left = crossing(1000, "client:eth0", "gw:eth0", FRAME)
+    on_right = [seen(90 * US, "server:eth0", routed(FRAME)), seen(100 * US, "gw:eth1", routed(FRAME), out=True)]
+    found = merged(on_left + on_right, ROUTED)
+    assert [(each.host, each.receiver, each.journey) for each in found] == [("client", "gw", 0), ("gw", "server", 0)]
+
+
 def test_a_packet_that_was_not_seen_to_arrive_has_no_receiver() -> None:
     (packet,) = merged([seen(1000, "client:eth0", FRAME, out=True)], PAIR)
     assert (packet.host, packet.receiver, packet.arrived_ns) == ("client", "", None)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labctl.timeline.events import Flow, Header
-from labctl.timeline.tcp_numbers import Numbers, SegmentNumbers
+from labctl.timeline.tcp_numbers import Direction, Numbers, SegmentNumbers
 
 FLOW = Flow("tcp", "10.0.0.1", 40000, "10.0.0.2", 5000)
 M = 1 << 32
@@ -80,3 +80,22 @@ def test_a_segment_is_a_retransmission_if_one_of_its_bytes_was_seen(segments: li
         found = one.number(segment("ACK", begin + 1, 1, size))
         assert (found.seq, found.is_retransmission) == (begin + 1, bool(its & seen))
         seen |= its
+
+
+def test_a_connection_that_moves_to_another_wire_keeps_its_numbers() -> None:
+    latest: dict[Flow, Direction] = {}
+    one, other = SegmentNumbers(latest), SegmentNumbers(latest)
+    one.number(segment("SYN", 1000))
+    one.number(segment("SYN ACK", 9000, 1001, flow=FLOW.reverse))
+    one.number(segment("PSH ACK", 1001, 9001, 3))
+    assert other.number(segment("PSH ACK", 1001, 9001, 3)) == Numbers(1, 1, True)
+    assert other.number(segment("PSH ACK", 1004, 9001, 3)) == Numbers(4, 1)
+    assert other.number(segment("ACK", 9001, 1007, flow=FLOW.reverse)) == Numbers(1, 7)
+
+
+def test_a_segment_that_was_on_another_wire_before_is_no_retransmission() -> None:
+    latest: dict[Flow, Direction] = {}
+    one, other = SegmentNumbers(latest), SegmentNumbers(latest)
+    assert one.number(segment("PSH ACK", 777, 888, 10)) == Numbers(1, 1)
+    assert other.number(segment("PSH ACK", 777, 888, 10), is_forwarded=True) == Numbers(1, 1)
+    assert other.number(segment("PSH ACK", 787, 888, 5), is_forwarded=True) == Numbers(11, 1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from labctl.structs import replace
 from labctl.timeline.events import AnyEvent, Call, Packet, Source
-from labctl.timeline.upkeep import upkeep
+from labctl.timeline.packet_headers import decode
+from labctl.timeline.upkeep import is_resolution, upkeep
+from tests.frames import ethernet, icmp, ipv4, ipv6, udp
 from tests.timelines import Builder, tcp_echo
 
 
@@ -77,6 +79,16 @@ def test_address_resolution_and_group_membership_are_upkeep() -> None:
         for protocol, summary in found
     ]
     assert upkeep([packet, *packets]) == [1, 2, 3]
+
+
+def test_group_membership_in_a_tunnel_and_the_error_about_it_are_upkeep() -> None:
+    report = ethernet(ipv6(icmp(143, 0, bytes(20)), 58, "fe80::1", "ff02::16"), 0x86DD)
+    echo = ethernet(ipv4(icmp(8, 0, bytes(8)), 1))
+    for carried, is_upkeep in ((report, True), (echo, False)):
+        outer = ipv4(udp(b"\x08\0\0\0\0\0\x64\0" + carried, ports=(40000, 4789)), 17)
+        error = ethernet(ipv4(icmp(3, 0, bytes(4) + outer), 1))
+        for frame in (ethernet(outer), error):
+            assert is_resolution(decode(frame, len(frame))) == is_upkeep
 
 
 def test_a_descriptor_whose_close_was_not_recorded_is_used_again() -> None:

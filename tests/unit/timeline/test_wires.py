@@ -91,6 +91,12 @@ def test_the_ends_of_a_tunnel_are_a_wire() -> None:
     assert "vxlan 7" in [wire.name for wire in found]
 
 
+def test_packets_in_a_tunnel_have_the_delays_of_the_links_below_it() -> None:
+    text = "name: t\nhosts: {a: , b: }\nlinks: [{ends: [a, b], delay: 40ms}]\ntunnels: [{ends: [a, b], kind: gre}]\n"
+    (found,) = [wire for wire in wires_of(plan_of(text)) if len(wire.ends) == 2 and "eth0" not in wire.name]
+    assert found.delay_us == 80_000
+
+
 STACKED = """
 name: t
 hosts:
