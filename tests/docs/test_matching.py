@@ -78,6 +78,8 @@ def test_commands_have_their_lines_and_outputs() -> None:
         ("passed in 0.29 s", "passed in 1.5 s\n"),
         ("1 passed in 0.12s", "1 passed in 3.40s"),
         ("from 10.0.0.1:40112", "from 10.0.0.1:51000"),
+        (" 0.3 │ connect(3, :80) ─ SYN ──►│", " 0.9 │ connect(3, :80)         │\n 1.0 ├─ SYN seq 0 ────────────►│\n"),
+        (" 0.1 │◄─ FIN ACK ─┤ close(4) → 0", " 0.1 │            │ close(4) → 0\n 0.2 │◄─ FIN ACK ─┤\n"),
         ("", ""),
     ],
 )
@@ -95,6 +97,8 @@ def test_what_varies_is_not_compared(expected: str, printed: str) -> None:
         ("to 10.0.0.2:5000", "to 10.0.0.2:5001"),
         ("2 passed in 0.12s", "1 passed in 0.12s"),
         ("a...z", "a\nz"),
+        (" 0.3 │ connect(3, :80) ─ SYN ──►│", " 0.9 │ connect(3, :80) ─ FIN ──►│\n"),
+        (" 0.3 │ connect(3, :80) ─ SYN ──►│", " 0.9 │ connect(3, :80)          │\n"),
     ],
 )
 def test_what_is_said_and_does_not_come_is_noticed(expected: str, printed: str) -> None:
