@@ -214,6 +214,6 @@ def _network_namespaces(pid: int) -> list[str]:
                 target = os.readlink(f"{folder}/{entry}")
                 if target.startswith("net:"):
                     found.append(target)
-        except (FileNotFoundError, ProcessLookupError):
+        except (FileNotFoundError, ProcessLookupError, PermissionError):  # the descriptors of one that ends are root's
             continue
     return found
