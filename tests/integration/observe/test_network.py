@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import time
 from collections.abc import Callable
@@ -134,7 +135,14 @@ def test_unix_sockets_by_path_and_abstract_of_one_node_only(tmp_path_factory: py
 def test_a_datagram_to_no_port_is_counted_on_the_receiver_only(family: int, server: str, name: str) -> None:
     with NetworkLab(*pair()) as lab, lab.socket("client", family, socket.SOCK_DGRAM) as sock:
         before = {node: counters(lab, node) for node in ("client", "server")}
-        sock.sendto(b"x", (server, 9))
+        until, again = time.monotonic() + patient(15), 0.0
+        while not (counters(lab, "server") - before["server"])[name]:
+            now = time.monotonic()
+            assert now < until
+            if now >= again:  # a busy machine may lose one
+                sock.sendto(b"x", (server, 9))
+                again = now + patient(3)
+            select.select((), (), (), 0.01)
         grown = {node: counters(lab, node) - before[node] for node in ("client", "server")}
         assert grown["server"][name] == 1
         assert grown["client"][name] == 0
@@ -149,9 +157,12 @@ def test_a_full_accept_queue_is_counted_under_its_bare_name() -> None:
         before = counters(lab, "server")
         clients = [lab.socket("client", socket.AF_INET, socket.SOCK_STREAM) for _ in range(3)]
         for client in clients:
-            client.settimeout(0.2)
+            client.setblocking(False)
             client.connect_ex(("192.0.2.2", 5000))
-        assert (counters(lab, "server") - before)["ListenOverflows"] >= 1
+        until = time.monotonic() + patient(15)
+        while not (counters(lab, "server") - before)["ListenOverflows"]:
+            assert time.monotonic() < until
+            select.select((), (), (), 0.05)
         for client in clients:
             client.close()
 
