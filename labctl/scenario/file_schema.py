@@ -106,7 +106,8 @@ class _SeveralNodes:
     def read(self, value: object, at: Reading, path: KeyPath) -> str:
         if not isinstance(value, list):
             return TEXT.read(value, at, path)
-        return [*ListOf(TEXT, at_least=1).read(value, at, path), ""][0]
+        names = ListOf(TEXT, at_least=1).read(value, at, path)
+        return names[0] if names else ""  # invalid ones are left out
 
     def schema(self, into: Schemas) -> Schema:
         return TEXTS.schema(into)

@@ -21,6 +21,7 @@ from labctl.errors import InputError
 from labctl.plan.fault_effects import FaultKind
 from labctl.scenario.file_schema import (
     BODIES,
+    NODES,
     SHORT_FAULTS,
     STEP_NAME,
     STEP_WITHIN,
@@ -73,8 +74,8 @@ if TYPE_CHECKING:
 _BESIDE_THE_KIND = ("name", "within")
 _ASSIGNED_VARIABLE = r"(?m)^[ \t]*\$([A-Za-z_][A-Za-z0-9_]*)[ \t]*=(?!=)"
 _KINDS = ", ".join(StepKind)
-_ON_SEVERAL = frozenset(  # kinds whose `on` may be a group or a label
-    map(StepKind, ("run", "start", "expect", "file", "drop", "undrop", "nat", "firewall"))
+_ON_SEVERAL = frozenset(  # kinds whose `on` may be a group, a label or a list
+    kind for kind, body in BODIES.items() if "on" in body.KEYS and body.KEYS["on"].reader is NODES
 )
 
 
