@@ -1,9 +1,9 @@
 """Make packets of a timeline from sightings: each packet once on each wire, with the same journey on all its wires.
 
-The same packet is recognised by its content. On a wire the whole frame stays the same, but for the
-VLAN tags that switches add and remove. In a router the Ethernet header,
-the TTL and the checksum change; with NAT, one of its ends changes, too. Packets with the same content are taken in
-their order; one that has waited longer than packets need there is taken for lost.
+The same packet is recognised by its content. On a wire the whole frame stays the same, but for the VLAN tags that
+switches add and remove. In a router the Ethernet header, the TTL and the checksum change; with NAT, one of its ends
+changes, too. Packets with the same content are taken in their order; one that has waited longer than packets need
+there is taken for lost.
 """
 
 from __future__ import annotations

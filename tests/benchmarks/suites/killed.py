@@ -19,7 +19,7 @@ _COLUMNS = ("processes", "names", "interfaces", "namespaces")
 
 
 def run(options: Options) -> Section:
-    """Let each way build a star, kill its process, and count what is there some seconds later."""
+    """Let each way build a star, kill its process, and count what remains some seconds later."""
     rows: list[tuple[str, ...]] = []
     notes: list[str] = []
     samples: dict[str, object] = {}
