@@ -226,8 +226,9 @@ def test_with_few_descriptors_a_lab_is_made_or_nothing_is(commands: Commands, mo
         assert "EMFILE" in said
         commands.done("ps")
         assert becomes(lambda: os.listdir(commands.directory / "state") == [])
-    else:
-        commands.done("exec", "h1", "--", "true")
+    else:  # of the lab's process, which has a few more open while another command ends
+        status, said = commands.ended(commands.start("exec", "h1", "--", "true"))
+        assert status == 0 or (status == 125 and "EMFILE" in said and most < 48), said
 
 
 @pytest.mark.parametrize("most", [5, 6, 7, 8, 10])
