@@ -86,17 +86,19 @@ def open_lab(stack: ExitStack, plan: Plan, visible_paths: tuple[Path, ...]) -> L
 
 
 def run_script(session: PlaySession, lines: Iterable[str]) -> int:
-    """Run all lines, also after a failure. Return the first status that is not 0."""
-    first = 0
+    """Run all lines, also after a failure. Return the first status that is not 0.
+
+    A blocked call whose line has an expectation fails when it has not returned a few seconds after the last line.
+    """
     try:
         for line in statement_lines(lines):
-            status = session.run_line(line, echo=True)
-            first = first or status
+            session.run_line(line, echo=True)
     except UnicodeDecodeError as error:
         raise InputError(f"labctl play: standard input is not text in {sys.stdin.encoding}: {error}.") from error
     except Exit:
         pass
-    return first
+    session.finish()
+    return session.status
 
 
 class Prompt:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 _ATTEMPTS_KEPT = 50  # calls that `why` may be about
+_FINISH_S = 3.0  # for which the end of a script waits for calls that should return; as the step `expect` does
 
 
 class Exit(Exception):
@@ -65,6 +66,7 @@ class PlaySession:
         self.wire = Wire(lab, topology, self.screen.look, self.view.hosts, origin_ns=origin_ns)
         self.live = LiveCalls(lab, topology, origin_ns=origin_ns, patience_s=patience_s(topology))
         self.present = Caller(self.view.hosts[0])  # which makes the calls of the next line
+        self.status = 0  # the exit status of the first line that failed, at once or when its blocked call returned
         self._attempts: list[_Attempt] = []  # for `why`
         self._source = source
         self._interactive = interactive
@@ -92,8 +94,12 @@ class PlaySession:
             self._transcript.signal(self.present)
             self.screen.write(self.news())
 
-    def run_line(self, line: str, *, echo: bool) -> int:
-        """Run a line and return its exit status. Errors are reported, and the session continues."""
+    def finish(self) -> None:
+        """Wait for blocked calls that should return, as at the end of a script, and show those that have."""
+        self.screen.write(self.news(*self.live.finish(_FINISH_S)))
+
+    def run_line(self, line: str, *, echo: bool) -> None:
+        """Run a line. Errors are reported and kept in `status`, and the session continues."""
         try:
             asked = play_lines.parse(line, self.view.hosts)
             if isinstance(asked, Statements | Switch | Own):
@@ -101,29 +107,26 @@ class PlaySession:
             if echo and asked is not None and not isinstance(asked, Switch):
                 self.screen.line(self.prompt + play_lines.without_prompt(line, self.view.hosts), Ink.STRONG)
             match asked:
-                case None:
-                    return 0
+                case None | Switch():
+                    pass
                 case Comment(text):
                     self._transcript.comment(self.present, text)
-                    return 0
-                case Switch():
-                    return 0
                 case Own(word, rest, _):
-                    return self._command(word, rest)
+                    self._command(word, rest)
                 case Statements(_, text):
-                    return self._statements(text)
+                    self._statements(text)
         except LabGone:
             raise
         except LabctlError as error:
             complain(str(error))
-            return error.exit_status
+            self.status = self.status or error.exit_status
 
-    def _statements(self, text: str) -> int:
+    def _statements(self, text: str) -> None:
         program = parse(text)
         if problems := self.live.check(self.present, program):
             self._show_problems(problems)
-            return InputError.exit_status
-        status = 0
+            self.status = self.status or InputError.exit_status
+            return
         self.wire.wait_ready()
         for statement in program.statements:
             if self._interactive and isinstance(statement, Call | Await) and _waits(statement):
@@ -134,8 +137,6 @@ class PlaySession:
             if call.record is not None:
                 self.remember(call.record, before)
             self.screen.write(lines)
-            status = status or (EXIT_FAILED if call.failure else 0)
-        return status
 
     def _show_problems(self, problems: Iterable[Problem]) -> None:
         blocked, look = self.live.blocked(self.present), self.screen.look
@@ -154,6 +155,7 @@ class PlaySession:
         for call in calls:
             self._transcript.add(call)
             self.wire.add(call)
+            self.status = self.status or (EXIT_FAILED if call.failure else 0)
         ladder = self.wire.news(self.line_ns)
         if not calls and not ladder:
             return []
@@ -174,7 +176,7 @@ class PlaySession:
 
     # commands
 
-    def _command(self, word: str, rest: str) -> int:
+    def _command(self, word: str, rest: str) -> None:
         match word:
             case "exit":
                 raise Exit
@@ -192,7 +194,6 @@ class PlaySession:
                 self._save(rest)
             case _:
                 raise InputError(f"{word}: there is no such command. Try: help")
-        return 0
 
     def _help(self, about: str) -> None:
         name = about.partition("(")[0].strip()

@@ -145,6 +145,25 @@ class LiveCalls:
             if self._returns(process, self._patience_s)
         ]
 
+    def finish(self, within_s: float) -> list[LiveCall]:
+        """Wait for the blocked calls that should return: those with an expectation or `within`, and connect(2).
+
+        A call of the first kind that has not returned after `within_s` has failed; connect(2) goes on.
+        """
+        deadline = monotonic() + within_s
+        finished = []
+        for caller, process in list(self._processes.items()):
+            statement = process.statement
+            if statement is None:
+                continue
+            modifiers = statement.modifiers
+            is_due = bool(modifiers.expected) or modifiers.within is not None
+            if not is_due and statement.name != "connect":
+                continue
+            if self._has_result(process, max(deadline - monotonic(), 0.0)) or is_due:
+                finished.append(replace(self._take(caller, process, 0.0), is_return=True))
+        return finished
+
     def descriptors(self) -> list[int]:
         """Return descriptors that are readable when a blocked call returns."""
         return [each.session.caller.fileno() for each in self._processes.values() if each.statement is not None]
@@ -218,15 +237,15 @@ class LiveCalls:
         return True
 
     @staticmethod
-    def _has_result(process: _Process) -> bool:
-        """Return whether the pending call has returned, or its process has ended."""
+    def _has_result(process: _Process, timeout_s: float = 0.0) -> bool:
+        """Return whether the pending call has returned, or its process has ended, after `timeout_s` at the latest."""
         try:
-            return process.session.wait_pending(0) is not None
+            return process.session.wait_pending(timeout_s) is not None
         except AgentEnded:
             return True
 
-    def _take(self, caller: Caller, process: _Process) -> LiveCall:
-        """Take the result of the pending call, which has returned."""
+    def _take(self, caller: Caller, process: _Process, within_s: float = _STATEMENT_S) -> LiveCall:
+        """Take the result of the pending call, which has returned, or has `within_s` left."""
         statement, process.statement, process.pending = process.statement, None, ""
         assert statement is not None
         process.records.clear()
@@ -235,7 +254,7 @@ class LiveCalls:
         with suppress(AgentEnded):  # `await` reports it
             result = process.session.wait_pending(0)
         awaited = syntax.Await(statement.span, statement.text, statement.targets, statement.modifiers)
-        failure = self._run(process, awaited, _STATEMENT_S)
+        failure = self._run(process, awaited, within_s)
         self._learn(process, context)
         if failure and result is not None:  # as after an expected failure: the descriptor is -1
             values = zip(statement.targets, result.values, strict=False)

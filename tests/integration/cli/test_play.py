@@ -113,6 +113,25 @@ def test_a_call_that_fails_unexpectedly_is_the_status_and_the_script_continues(s
     assert "✗ expected 0" in script.run(f"{refused} -> 0\n", status=1)
 
 
+TIMED_OUT = 'client: u = socket(AF_INET, SOCK_DGRAM)\nsetsockopt(u, SOL_SOCKET, SO_RCVTIMEO, "200ms")\nrecv(u, 10)'
+
+
+def test_a_blocked_call_that_fails_later_is_the_status(script: Script) -> None:
+    waits = "server: v = socket(AF_INET, SOCK_DGRAM)\nrecv(v, 10) within 2s"
+    assert "client: recv(3, buf, 10, 0) → -1 EAGAIN" in script.run(f"wire off\n{TIMED_OUT}\n{waits}\n", status=1)
+
+
+def test_the_end_of_a_script_waits_for_a_blocked_call_that_its_line_expects_to_return(script: Script) -> None:
+    assert "client: recv(3, buf, 10, 0) → -1 EAGAIN" in script.run(f"wire off\n{TIMED_OUT} -> EAGAIN\n")
+    assert "expected 5" in script.run(f"{TIMED_OUT} -> 5\n", status=1)
+    never = script.run("wire off\nclient: u = socket(AF_INET, SOCK_DGRAM)\nrecv(u, 10) -> 5\n", status=1)
+    assert "client: recv(3, buf, 10, 0)  … blocks\n  ✗ expected 5\n" in never
+
+
+def test_the_end_of_a_script_does_not_wait_for_a_blocked_call_without_an_expectation(script: Script) -> None:
+    assert "→" not in script.run(f"wire off\n{TIMED_OUT}\n").rpartition("recv(3")[2]
+
+
 def test_a_mistake_in_a_line_is_reported_and_nothing_is_called(script: Script) -> None:
     shown = script.run("client: sokcet(AF_INET, SOCK_STREAM)\n", status=2)
     assert "there is no call `sokcet` (did you mean `socket`?)" in shown
