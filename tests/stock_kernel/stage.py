@@ -37,7 +37,9 @@ FOLDERS = ("integration", "e2e", "faults", "docs", "stock_kernel")
 OF_USER = ("tests/stock_kernel/test_impairments.py",)
 SLOW = 5.0  # times as long may a test wait under emulation
 DEADLINE_S = 1800.0
-CPUS, MEMORY = 2, "2G"
+# Of two, one may execute for ever an instruction that the other has patched (the static key of a tracepoint, to which a
+# BPF program attaches): QEMU 7.2 keeps the old translation. It came after some 330 attachments.
+CPUS, MEMORY = 1, "2G"
 POLL_S = 0.2
 END_S = 20.0
 NOT_BOOTED = 3
