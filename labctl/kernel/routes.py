@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from ipaddress import (
     IPv4Address,
@@ -204,23 +204,21 @@ class KernelRoute(Struct, frozen=True):
         """Whether this is a unicast route of the main table for all packets."""
         return self.kind == "unicast" and self.table == MAIN_TABLE and self.source is None and not self.tos
 
-    @property
-    def ways(self) -> str:
-        """The route without its destination: `via 10.0.1.2 dev eth0 metric 20`."""
+    def text(self, vrfs: Mapping[int, str] | None = None) -> str:
+        """Return `10.0.2.0/24 via 10.0.1.2 dev eth0 metric 20`; `vrfs` has the names of VRFs by their tables."""
         several = len(self.hops) > 1
         words = [f"from {self.source}"] if self.source else []
         words += [f"tos {self.tos:#04x}"] if self.tos else []
         for hop in self.hops:
             text = hop.text(self.destination.version)
             words.append(f"nexthop {text} weight {hop.weight}" if several else text)
-        words += [f"table {table_name(self.table)}"] if self.table != MAIN_TABLE else []
+        words += [place_of(self.table, vrfs or {})] if self.table != MAIN_TABLE else []
         words += [self.options] if self.options else []
         words += [f"metric {self.metric}"] if self.metric and self.metric != default_metric(self.destination) else []
-        return " ".join(words)
+        return " ".join([*([] if self.kind == "unicast" else [self.kind]), str(self.destination), *words])
 
     def __str__(self) -> str:
-        kind = "" if self.kind == "unicast" else f"{self.kind} "
-        return f"{kind}{self.destination} {self.ways}".rstrip()
+        return self.text()
 
 
 class KernelRule(Struct, frozen=True):
@@ -258,6 +256,11 @@ def default_metric(destination: Prefix) -> int:
 def table_name(table: int) -> str:
     """Return the table's name or else its number."""
     return _TABLES.get(table, str(table))
+
+
+def place_of(table: int, vrfs: Mapping[int, str]) -> str:
+    """Return `vrf red` for the table of a VRF, else `table 100`."""
+    return f"vrf {vrfs[table]}" if table in vrfs else f"table {table_name(table)}"
 
 
 def routes(sock: socket.socket) -> tuple[KernelRoute, ...]:

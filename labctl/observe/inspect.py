@@ -85,6 +85,12 @@ class NodeState(Struct, frozen=True):
     remotes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of VXLAN devices
     wireguard: Mapping[str, KernelDevice] = field(default_factory=dict)  # by interface
 
+    @property
+    def vrfs(self) -> dict[int, str]:
+        """The VRFs' names by their tables."""
+        tables = {link.name: dict(link.options).get("table") for link in self.links if link.kind == Vrf.KIND}
+        return {table: name for name, table in tables.items() if isinstance(table, int)}
+
 
 def read_node(
     lab: Observable,
@@ -371,6 +377,7 @@ def _of_addresses(name: str, planned: PlannedState, found: NodeState, unusable: 
 
 
 def _of_routes(name: str, planned: PlannedState, found: NodeState, unusable: set[str]) -> Iterator[Drift]:
+    vrfs = {one.table: one.vrf for one in planned.static_routes if one.vrf} | found.vrfs
     wanted = {_kernel_route(one): one.ifname for one in planned.routes}
     several: set[KernelRoute] = set()  # with several next hops, of which the kernel leaves out those it cannot use
     for one in planned.static_routes:
@@ -382,7 +389,7 @@ def _of_routes(name: str, planned: PlannedState, found: NodeState, unusable: set
     actual = {replace(route, protocol=BOOT) for route in found.routes}
     for route, ifname in wanted.items():
         if route not in actual and ifname not in unusable and replace(route, hops=()) not in several:
-            yield Drift(name, ifname, DriftKind.MISSING, "route", _text(route), "")
+            yield Drift(name, ifname, DriftKind.MISSING, "route", _text(route, vrfs), "")
     for route in found.routes:
         interfaces = {hop.ifname for hop in route.hops}
         if interfaces and interfaces <= {*unusable, OUTSIDE_INTERFACE}:
@@ -392,7 +399,7 @@ def _of_routes(name: str, planned: PlannedState, found: NodeState, unusable: set
         plain = replace(route, protocol=BOOT)
         if plain not in wanted and replace(plain, hops=()) not in several and not _is_from_kernel(route, found):
             only = interfaces.pop() if len(route.hops) == 1 else ""
-            yield Drift(name, only, DriftKind.ADDED, "route", "", _text(route))
+            yield Drift(name, only, DriftKind.ADDED, "route", "", _text(route, vrfs))
 
 
 def _kernel_route(one: AddRoute) -> KernelRoute:
@@ -413,14 +420,15 @@ def _kernel_static_route(one: StaticRoute) -> KernelRoute:
     )
 
 
-def _text(route: KernelRoute) -> str:
+def _text(route: KernelRoute, vrfs: Mapping[int, str]) -> str:
     """Return the route as ip(8) writes it, without the interface if it has only one, which a Drift names."""
-    return str(route).replace(f" dev {route.hops[0].ifname}", "") if len(route.hops) == 1 else str(route)
+    text = route.text(vrfs)
+    return text.replace(f" dev {route.hops[0].ifname}", "") if len(route.hops) == 1 else text
 
 
 def _is_from_kernel(route: KernelRoute, found: NodeState) -> bool:
     """Whether the kernel added the route: to the network of an address of that interface, or to multicast."""
-    if route.table in (dict(link.options).get("table") for link in found.links if link.kind == Vrf.KIND):
+    if route.table in found.vrfs:
         route = replace(route, table=kernel_routes.MAIN_TABLE)
     if not route.is_plain or len(route.hops) != 1 or route.hops[0].gateway is not None:
         return False
@@ -440,9 +448,8 @@ def _of_rules(name: str, planned: list[KernelRule], found: NodeState) -> Iterato
     for rule in wanted:
         if rule not in found.rules:
             yield Drift(name, "", DriftKind.MISSING, "rule", rule.text, "")
-    has_vrf = any(link.kind == Vrf.KIND for link in found.links)
     for rule in found.rules:
-        if has_vrf and (rule.priority, rule.selector) == _OF_VRFS:
+        if found.vrfs and (rule.priority, rule.selector) == _OF_VRFS:
             continue
         if rule not in wanted:
             yield Drift(name, "", DriftKind.ADDED, "rule", "", rule.text)
@@ -545,7 +552,9 @@ def as_data(inspection: Inspection) -> dict[str, Any]:
                 "name": node.name,
                 "kind": node.kind.value,
                 "interfaces": _interfaces(inspection.found[node.name], owners),
-                "routes": [_route(route) for route in inspection.found[node.name].routes],
+                "routes": [
+                    _route(route, inspection.found[node.name].vrfs) for route in inspection.found[node.name].routes
+                ],
                 "rules": [
                     {"family": f"ipv{rule.version}"}
                     | {key: getattr(rule, key) for key in ("priority", "selector", "action")}
@@ -579,9 +588,10 @@ def routes_of(state: NodeState) -> Iterator[tuple[str, str, str]]:
 
     `-` means that there is none.
     """
+    vrfs = state.vrfs
     for route in state.routes:
         if route.protocol != kernel_routes.KERNEL:
-            yield from _hops(route)
+            yield from _hops(route, vrfs)
 
 
 def port_settings(state: NodeState) -> Iterator[tuple[str, str, str]]:
@@ -606,9 +616,9 @@ def extra_rules(state: NodeState) -> list[str]:
     return [rule.text for rule in state.rules if rule not in kernel_routes.STANDARD_RULES]
 
 
-def _hops(route: KernelRoute) -> Iterator[tuple[str, str, str]]:
+def _hops(route: KernelRoute, vrfs: Mapping[int, str]) -> Iterator[tuple[str, str, str]]:
     words = [str(route.destination), *([f"from {route.source}"] if route.source else [])]
-    words += [f"table {kernel_routes.table_name(route.table)}"] * (route.table != kernel_routes.MAIN_TABLE)
+    words += [kernel_routes.place_of(route.table, vrfs)] * (route.table != kernel_routes.MAIN_TABLE)
     words += [f"metric {route.metric}"] * (route.metric not in (0, kernel_routes.default_metric(route.destination)))
     if not route.hops:
         yield " ".join(words), route.kind, "-"
@@ -617,7 +627,7 @@ def _hops(route: KernelRoute) -> Iterator[tuple[str, str, str]]:
         yield " ".join(words), f"{hop.gateway or '-'}{weight}", hop.ifname
 
 
-def _route(route: KernelRoute) -> dict[str, Any]:
+def _route(route: KernelRoute, vrfs: Mapping[int, str]) -> dict[str, Any]:
     """Return a route's data; `gateway` and `interface` are None unless it has one next hop."""
     one = route.hops[0] if len(route.hops) == 1 else None
     return {
@@ -631,7 +641,8 @@ def _route(route: KernelRoute) -> dict[str, Any]:
         ],
         "metric": route.metric,
         "table": kernel_routes.table_name(route.table),
-        "text": str(route),
+        "vrf": vrfs.get(route.table),
+        "text": route.text(vrfs),
     }
 
 

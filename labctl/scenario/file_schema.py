@@ -348,8 +348,11 @@ class RouteCondition(Shape):
     dev = optional(TEXT, "The interface of a next hop.")
     metric = optional(Whole(0), "Its metric.")
     table = defaulted(TEXT, "main", "Its routing table: a name or a number.")
+    vrf = optional(TEXT, "The VRF of this node in whose table it is.")
     kind = defaulted(OneOf(RouteKind), RouteKind.UNICAST, "Its kind.")
     exists = defaulted(FLAG, True, "Whether it must exist.")
+
+    RULES = (Excludes("vrf", ("table",), "a route is in one table: remove one of `vrf` and `table`"),)
 
 
 class FileCondition(TextMatch):

@@ -354,9 +354,15 @@ def route_mismatch(run: Run, host: str, wanted: RouteCondition) -> str:
     from labctl.observe.network import routes, routes_to
 
     gateways = None if wanted.via is None else addresses_of(run, wanted.via)
+    vrfs = run.scenario.topology.node(host).vrfs
+    table = wanted.table
+    if wanted.vrf is not None:
+        if wanted.vrf not in vrfs:
+            raise StepFailed(f"{host} has no VRF {wanted.vrf}")
+        table = str(vrfs[wanted.vrf])
     matching = [
         route
-        for route in routes_to(run.lab, host, wanted.to, table=wanted.table, kind=wanted.kind.value)
+        for route in routes_to(run.lab, host, wanted.to, table=table, kind=wanted.kind.value)
         if wanted.metric in (None, route.metric)
         and (wanted.dev is None or any(hop.ifname == wanted.dev for hop in route.hops))
         and (gateways is None or any(fits(each, hop.gateway, (hop.ifname,)) for each in gateways for hop in route.hops))
@@ -366,10 +372,13 @@ def route_mismatch(run: Run, host: str, wanted: RouteCondition) -> str:
     parts = (("via", wanted.via), ("dev", wanted.dev), ("metric", wanted.metric))
     words = [wanted.to] if wanted.kind == "unicast" else [wanted.kind.value, wanted.to]
     words += [f"{word} {value}" for word, value in parts if value is not None]
+    words += [f"vrf {wanted.vrf}"] if wanted.vrf is not None else []
     words += [f"table {wanted.table}"] if wanted.table != "main" else []
+    names = {number: name for name, number in vrfs.items()}
     if matching:
-        return f"expected no route to {' '.join(words)} on {host}, which has {matching[0]}"
-    return f"expected a route to {' '.join(words)} on {host}; its routes: {_listed(routes(run.lab, host)) or 'none'}"
+        return f"expected no route to {' '.join(words)} on {host}, which has {matching[0].text(names)}"
+    there = _listed(route.text(names) for route in routes(run.lab, host))
+    return f"expected a route to {' '.join(words)} on {host}; its routes: {there or 'none'}"
 
 
 def address_mismatch(run: Run, host: str, wanted: str) -> str:

@@ -421,6 +421,7 @@ class StepChecker:
                 self._node_or_address(parse_listening(where).address, (*path, field))
         if body.route is not None:
             self._node_or_address(body.route.via, (*path, "route", "via"))
+            self._vrf(body.route.vrf, body.on, (*path, "route", "vrf"))
         if body.connection is not None:
             self._connection(body.connection, (*path, "connection"))
         self._program(body.command, body.cwd, (*path, "command"))
@@ -612,6 +613,12 @@ class StepChecker:
             return
         if self._topology is not None and name not in self._with_addresses:
             self._wrong(path, f"`{name}` is neither an address nor a host", suggestion(name, self._with_addresses))
+
+    def _vrf(self, name: str | None, on: str | None, path: KeyPath) -> None:
+        if name is None or is_template(name) or on is None or self._topology is None or on not in self._nodes:
+            return
+        if name not in (vrfs := self._topology.node(on).vrfs):
+            self._wrong(path, f"{on} has no VRF `{name[:40]}`", suggestion(name, vrfs) if vrfs else "")
 
     def _process(self, name: str, path: KeyPath) -> None:
         known = self._processes_anywhere | self._processes if self._unordered_depth else self._processes

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from labctl.errors import InputError
 from labctl.structs import Struct
-from labctl.topology.devices import Device
+from labctl.topology.devices import Device, Vrf
 from labctl.topology.netem import Impairment as Impairment
 from labctl.topology.packet_rules import Firewall, Translation
 from labctl.topology.switching import NO_PORT, NO_SWITCHING, Port, Switching
@@ -288,6 +288,7 @@ class StaticRoute(Struct, frozen=True, gc=False):
     metric: int = 0  # 0: the kernel's own default
     table: int = MAIN_TABLE
     source: Address | None = None  # of packets from this node that have none yet
+    vrf: str = ""  # of the table, if it is that of a VRF
 
     def __str__(self) -> str:
         """Return the route as ip-route(8) writes it."""
@@ -295,7 +296,8 @@ class StaticRoute(Struct, frozen=True, gc=False):
         words = [to] if self.kind is RouteKind.UNICAST else [self.kind.value, to]
         if len(self.hops) == 1:
             words.append(self.hops[0].text(self.destination.version))
-        words += [f"table {table_name(self.table)}"] if self.table != MAIN_TABLE else []
+        of_table = f"vrf {self.vrf}" if self.vrf else f"table {table_name(self.table)}"
+        words += [of_table] if self.table != MAIN_TABLE else []
         words += [f"src {self.source}"] if self.source is not None else []
         words += [f"metric {self.metric}"] if self.metric else []
         if len(self.hops) > 1:
@@ -429,6 +431,12 @@ class Node(Struct, frozen=True, omit_defaults=True, gc=False):
         """The addresses of all interfaces, without prefix; those of `lo` last."""
         yield from (address.ip for interface in self.interfaces for address in interface.addresses)
         yield from (address.ip for address in self.loopback)
+
+    @property
+    def vrfs(self) -> dict[str, int]:
+        """The tables of its VRFs, by the VRFs' names."""
+        devices = {one.name: one.device for one in self.interfaces if one.device is not None}
+        return {name: device.spec.table for name, device in devices.items() if isinstance(device.spec, Vrf)}
 
     def interface(self, name: str) -> Interface:
         """Return the interface of that name. KeyError."""

@@ -273,7 +273,7 @@ def _with_vrf_routes(node: Node, tables: dict[tuple[str, str], int], of_stations
 
     is_host = node.kind is NodeKind.HOST
     found = tuple(
-        StaticRoute(one.destination, (NextHop(one.ifname, one.gateway),), table=table)
+        StaticRoute(one.destination, (NextHop(one.ifname, one.gateway),), table=table, vrf=vrf)
         for (name, vrf), table in tables.items()
         if name == node.name and node.automatic_routes
         for one in without_replaced(

@@ -317,6 +317,7 @@ class _NodeRoutes:
                 model.metric or 0,
                 table,
                 source,
+                next((name for name, own in self.vrfs.items() if own == table), ""),
             )
             made = True
             self.add(route, place, grows=model.weight is not None)

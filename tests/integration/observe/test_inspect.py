@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from ipaddress import ip_network
 from pathlib import Path
 
 import jsonschema
@@ -11,8 +12,9 @@ import pytest
 
 import labctl
 from labctl import topology
+from labctl.kernel.routes import KernelLink, KernelRoute, NextHop
 from labctl.lab.description import ProcessInfo, ProcessState
-from labctl.observe.inspect import as_data, device_settings, inspect, read_node
+from labctl.observe.inspect import NodeState, as_data, device_settings, inspect, read_node, routes_of
 from labctl.plan.build import build
 from labctl.plan.operations import Plan
 from labctl.topology.addressing import automatic_mac
@@ -190,3 +192,15 @@ def test_the_data_matches_the_published_schema() -> None:
     assert first["processes"][0]["command"] == ["python3", "-m", "http.server"]
     assert data["links"][0]["ends"][0] == {"node": "h1", "interface": "eth0"}
     assert data["differs"][0]["text"] == "h1:eth0: address 192.0.2.1/24 was added"
+
+
+def test_a_route_in_the_table_of_a_vrf_has_its_name() -> None:
+    links = (
+        KernelLink("red", 5, "02:00:00:00:00:01", 1500, True, True, kind="vrf", options=(("table", 100),)),
+        KernelLink("eth0", 6, "02:00:00:00:00:02", 1500, True, True, master=5),
+    )
+    found = tuple(KernelRoute(ip_network("10.0.2.0/24"), (NextHop(None, "eth0"),), table=n) for n in (100, 200))
+    assert list(routes_of(NodeState(links, routes=found))) == [
+        ("10.0.2.0/24 vrf red", "-", "eth0"),
+        ("10.0.2.0/24 table 200", "-", "eth0"),
+    ]

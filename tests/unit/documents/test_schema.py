@@ -158,6 +158,7 @@ steps:
   - expect: {on: client, route: {to: default, via: server, dev: eth0, metric: 5}, address: 10.0.0.1}
   - expect: {on: client, file: {path: /tmp/x, exists: true}}
   - expect: {on: client, route: {to: default, table: 100, kind: blackhole, exists: false}}
+  - expect: {on: client, route: {to: 10.0.2.0/24, vrf: red}}
   - expect: {running: web, not_running: web, output: {process: web, stdout: {json: {a: 1}}}, that: "$n == 3"}
   - expect: {on: client, command: ["true"], exit: 0, stdout: {contains: x}, stderr: "", env: {A: 1}, cwd: /, user: 0}
   - expect: {on: client, shell: "true", save: {stdout: out}}

@@ -181,6 +181,26 @@ def test_an_invalid_address_is_reported(tmp_path: Path, step: str, problem: str)
     assert problem in complaint(tmp_path, f"  - {step}\n")
 
 
+@pytest.mark.parametrize(
+    ("route", "problem"),
+    [
+        ("vrf: rde", "`rde`"),
+        ("vrf: red, table: 100", "a route is in one table: remove one of `vrf` and `table`"),
+        ("vrf: red", ""),
+    ],
+)
+def test_a_route_is_expected_in_a_vrf_that_the_node_has(tmp_path: Path, route: str, problem: str) -> None:
+    header = (
+        "requires: {features: [vrf]}\ntopology:\n  hosts: {h: }\n"
+        "  routers: {pe: {interfaces: {red: {vrf: 100, members: [eth0]}}}}\n  links: [[pe, h]]\n"
+    )
+    step = f"  - expect: {{on: pe, route: {{to: 10.0.2.0/24, {route}}}}}\n"
+    if problem:
+        assert problem in complaint(tmp_path, step, header)
+    else:
+        loaded(tmp_path, step, header)
+
+
 def test_a_comparison_may_only_use_known_variables() -> None:
     document = parse("that: $n == 1\n", "it.yaml")
     checker = ScriptChecker(document, None)

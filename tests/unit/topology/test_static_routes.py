@@ -101,19 +101,19 @@ def pe(*keys: str, vrfs: tuple[str, ...] = VRFS) -> tuple[str, ...]:
 @pytest.mark.parametrize(
     ("written", "expected"),
     [
-        ("{to: 9.0.0.0/8, via: 10.0.1.9, vrf: red}", "9.0.0.0/8 via 10.0.1.9 dev eth1 table 100"),
-        ("{to: 9.0.0.0/8, via: 10.0.1.9, vrf: blue}", "9.0.0.0/8 via 10.0.1.9 dev eth3 table 200"),
-        ("{to: 9.0.0.0/8, via: 10.0.1.9, table: 200}", "9.0.0.0/8 via 10.0.1.9 dev eth3 table 200"),
-        ("{to: 9.0.0.0/8, via: 10.0.1.9, table: blue}", "9.0.0.0/8 via 10.0.1.9 dev eth3 table 200"),
+        ("{to: 9.0.0.0/8, via: 10.0.1.9, vrf: red}", "9.0.0.0/8 via 10.0.1.9 dev eth1 vrf red"),
+        ("{to: 9.0.0.0/8, via: 10.0.1.9, vrf: blue}", "9.0.0.0/8 via 10.0.1.9 dev eth3 vrf blue"),
+        ("{to: 9.0.0.0/8, via: 10.0.1.9, table: 200}", "9.0.0.0/8 via 10.0.1.9 dev eth3 vrf blue"),
+        ("{to: 9.0.0.0/8, via: 10.0.1.9, table: blue}", "9.0.0.0/8 via 10.0.1.9 dev eth3 vrf blue"),
         ("{to: 9.0.0.0/8, via: 10.0.1.9, table: other}", "9.0.0.0/8 via 10.0.1.9 dev eth1 table 101"),
-        ("{to: default, via: blue1, vrf: blue}", "default via 10.0.0.3 dev eth2 table 200"),
+        ("{to: default, via: blue1, vrf: blue}", "default via 10.0.0.3 dev eth2 vrf blue"),
         ("{to: 9.0.0.0/8, hops: [red1, red2], vrf: red}",
-         "9.0.0.0/8 table 100 nexthop via 10.0.0.2 dev eth0 weight 1 nexthop via 10.0.1.2 dev eth1 weight 1"),
-        ("{to: default, dev: blue, vrf: red}", "default dev blue table 100"),
-        ("{to: 9.0.0.0/8, via: 10.0.1.9, dev: eth3, table: 100}", "9.0.0.0/8 via 10.0.1.9 dev eth3 table 100"),
-        ("{to: 9.0.0.0/8, kind: blackhole, vrf: blue}", "blackhole 9.0.0.0/8 table 200"),
-        ("vrf blue 9.0.0.0/8 via 10.0.1.9 src 10.0.0.1", "9.0.0.0/8 via 10.0.1.9 dev eth3 table 200 src 10.0.0.1"),
-        ("9.0.0.0/8 via 10.0.1.9 vrf blue", "9.0.0.0/8 via 10.0.1.9 dev eth3 table 200"),
+         "9.0.0.0/8 vrf red nexthop via 10.0.0.2 dev eth0 weight 1 nexthop via 10.0.1.2 dev eth1 weight 1"),
+        ("{to: default, dev: blue, vrf: red}", "default dev blue vrf red"),
+        ("{to: 9.0.0.0/8, via: 10.0.1.9, dev: eth3, table: 100}", "9.0.0.0/8 via 10.0.1.9 dev eth3 vrf red"),
+        ("{to: 9.0.0.0/8, kind: blackhole, vrf: blue}", "blackhole 9.0.0.0/8 vrf blue"),
+        ("vrf blue 9.0.0.0/8 via 10.0.1.9 src 10.0.0.1", "9.0.0.0/8 via 10.0.1.9 dev eth3 vrf blue src 10.0.0.1"),
+        ("9.0.0.0/8 via 10.0.1.9 vrf blue", "9.0.0.0/8 via 10.0.1.9 dev eth3 vrf blue"),
     ],
 )  # fmt: skip
 def test_a_route_of_a_vrf_is_in_its_table_and_uses_its_interfaces(written: str, expected: str) -> None:
@@ -130,7 +130,7 @@ def test_a_gateway_in_one_vrf_may_have_the_nodes_own_address_in_another() -> Non
         line.replace("pe, ipv4: 10.0.0.1/24}, {node: blue1", "pe, ipv4: 10.0.0.2/24}, {node: blue1") for line in VRFS
     )
     routes = resolved(*pe("routes: [{to: default, via: 10.0.0.2, vrf: red}]", vrfs=other)).node("pe").static_routes
-    assert [str(one) for one in routes] == ["default via 10.0.0.2 dev eth0 table 100"]
+    assert [str(one) for one in routes] == ["default via 10.0.0.2 dev eth0 vrf red"]
 
 
 def test_a_written_route_replaces_the_automatic_one_of_its_vrf_alone() -> None:
@@ -146,7 +146,7 @@ def test_a_written_route_replaces_the_automatic_one_of_its_vrf_alone() -> None:
         "links: [[pe, r1], [pe, r2]]",
     )
     made = resolved(*routers).node("pe").static_routes
-    assert [str(one).split(" dev ")[1] for one in made] == ["eth1 table 100", "eth0 table 100"]  # far, near
+    assert [str(one).split(" dev ")[1] for one in made] == ["eth1 vrf red", "eth0 vrf red"]  # far, near
 
 
 @pytest.mark.parametrize(
