@@ -103,14 +103,16 @@ TWO_ENDS = ListOf(TEXT, 2, 2)
 class _SeveralNodes:
     """A node, group or label, or a list of them. labctl.scenario.step_checker writes a step on several out first."""
 
+    _NAMES = ListOf(TEXT, at_least=1, or_one=True)
+
     def read(self, value: object, at: Reading, path: KeyPath) -> str:
         if not isinstance(value, list):
             return TEXT.read(value, at, path)
-        names = ListOf(TEXT, at_least=1).read(value, at, path)
+        names = self._NAMES.read(value, at, path)
         return names[0] if names else ""  # invalid ones are left out
 
     def schema(self, into: Schemas) -> Schema:
-        return TEXTS.schema(into)
+        return self._NAMES.schema(into)
 
 
 NODES = _SeveralNodes()

@@ -324,6 +324,7 @@ def test_parts_of_scenarios(part: dict[str, Any], valid: bool) -> None:
         ({"client": "getpid()", "server": "getpid()"}, False),
         ({"client": "getpid()", "run": {"on": "client", "run": ["x"]}}, False),
         ({"run": {"on": "client"}}, False),
+        ({"run": {"on": [], "run": ["x"]}}, False),
         ({"run": {"on": "client", "run": ["x"], "shell": "x"}}, False),
         ({"run": {"on": "client", "run": ["x"], "expect": {"stdout": 5}}}, True),
         ({"link": {}}, False),
