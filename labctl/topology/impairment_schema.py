@@ -90,6 +90,6 @@ class PairEndFile(ImpairedFile):
 
 
 class BetweenFile(ImpairedFile):
-    """Impairments of packets between two members of a network, in each direction."""
+    """Impairments of packets between two nodes on a switch or network, in each direction."""
 
-    nodes = required(ListOf(Of(PairEndFile, short={str: "node"}), 2, 2), "The two members, or groups of them.")
+    nodes = required(ListOf(Of(PairEndFile, short={str: "node"}), 2, 2), "The two nodes, or groups of them.")

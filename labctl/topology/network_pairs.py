@@ -1,4 +1,4 @@
-"""Impairments between pairs of members of a network: `between`, `delays` and `distances`."""
+"""Impairments between pairs of nodes on a switch or network: `between`, `delays` and `distances`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from labctl.topology.draft import DraftEnd, DraftLink, Mistakes, Place
 from labctl.topology.impairments import Values, changed, expanded, merged, read
 from labctl.topology.model import Impairment
 from labctl.topology.netem import PAIRS_MAX, Pair
-from labctl.topology.schema import NetworkFile
+from labctl.topology.schema import BridgeFile, NetworkFile
 
 Pairs = dict[tuple[str, str], tuple[Values, Place]]  # by sender and receiver
 
 
 def ends_with_pairs(
-    network: NetworkFile,
+    switch: BridgeFile,
     ends: Iterable[DraftEnd],
     names: Callable[[str], tuple[str, ...]],
     place: Place,
@@ -24,11 +24,11 @@ def ends_with_pairs(
 ) -> list[DraftEnd]:
     """Return the ends of the members with the impairments of packets to other members.
 
-    `names` returns the nodes that a name stands for, and `place` is that of the network.
+    `names` returns the nodes that a name stands for, and `place` is that of the switch or network.
     """
     ends = list(ends)
     members = dict.fromkeys(end.node for end in ends)
-    wanted = _pairs(network, members, names, place, mistakes)
+    wanted = _pairs(switch, members, names, place, mistakes)
     found = []
     for end in ends:
         pairs = []
@@ -50,7 +50,7 @@ def ends_with_pairs(
 
 
 def _pairs(
-    network: NetworkFile,
+    switch: BridgeFile,
     members: Mapping[str, None],
     names: Callable[[str], tuple[str, ...]],
     place: Place,
@@ -58,11 +58,12 @@ def _pairs(
 ) -> Pairs:
     """Return the values for each direction; `between` adds to those of `delays` and `distances`."""
     wanted: Pairs = {}
+    kind = "network" if isinstance(switch, NetworkFile) else "switch"
 
     def nodes(name: str, at: Place, *, key: bool) -> tuple[str, ...]:
         found = names(name)
         if any(one not in members for one in found) or not found:
-            mistakes.add(at, f"`{name}` is not a member of this network", suggest(name, members), key=key)
+            mistakes.add(at, f"`{name}` is not a member of this {kind}", suggest(name, members), key=key)
             return ()
         return found
 
@@ -73,7 +74,7 @@ def _pairs(
                     before = wanted.get((sender, receiver), ({}, at))[0]
                     wanted[sender, receiver] = merged(before, values), at
 
-    for key, matrix, word in (("distances", network.distances, "distance"), ("delays", network.delays, "delay")):
+    for key, matrix, word in (("distances", switch.distances, "distance"), ("delays", switch.delays, "delay")):
         table = {(near, far): value for near, row in matrix.items() for far, value in row.items()}
         for (near, far), value in table.items():
             at = place.at(key, near, far)
@@ -82,7 +83,7 @@ def _pairs(
             add(near_nodes, far_nodes, values, at)
             if (far, near) not in table:
                 add(far_nodes, near_nodes, values, at)
-    for number, one in enumerate(network.between):
+    for number, one in enumerate(switch.between):
         at = place.at("between", number)
         common, flaws = read(one.impaired)
         sides = [nodes(end.node, at.at("nodes", side, *end.where), key=False) for side, end in enumerate(one.nodes)]

@@ -562,6 +562,9 @@ class FileReader:
             self.members(name, network)
         for link in self.model.links:
             self.link(link)
+        for name, switch in (*self.model.switches.items(), *self.model.networks.items()):
+            if switch.between or switch.delays or switch.distances:
+                self.pairs(name, switch)
         if self.model.tunnels or self.has_interfaces:
             from labctl.topology.parse_devices import read_devices
 
@@ -586,10 +589,6 @@ class FileReader:
             port = ports.of_member(member, self.place(member.at_path))
             ends += (replace(end, port=port) if self.is_switch(end.node) else end for end in self.ends(member))
             ports_there += [port] * (len(ends) - len(ports_there))
-        if network.between or network.delays or network.distances:
-            from labctl.topology.network_pairs import ends_with_pairs
-
-            ends = ends_with_pairs(network, ends, self.named, self.place(network.at_path), self.mistakes)
         for end, port in zip(ends, ports_there, strict=True):
             if switch is None:
                 continue
@@ -600,6 +599,22 @@ class FileReader:
             offload = self.offloads((end,))
             link = DraftLink(end, far, mtu, mtu_place, place=end.place, offload=offload)
             self.gathered.links.append(link)
+
+    def pairs(self, name: str, switch: BridgeFile) -> None:
+        """Give the nodes with a link to that switch the values that they have for each other."""
+        from labctl.topology.network_pairs import ends_with_pairs
+
+        place, links = self.place(switch.at_path), self.gathered.links
+        there = [
+            (index, side)
+            for index, link in enumerate(links)
+            for side, other in ((0, link.b), (1, link.a))
+            if name_key(other.node) == name_key(name)
+        ]
+        own = (links[index].ends[side] for index, side in there)
+        ends = ends_with_pairs(switch, own, self.named, place, self.mistakes)
+        for (index, side), end in zip(there, ends, strict=True):
+            links[index] = replace(links[index], b=end) if side else replace(links[index], a=end)
 
     def link(self, link: LinkFile) -> None:
         place = self.place(link.at_path)

@@ -19,7 +19,7 @@ from labctl.topology.parse import draft_of
 from labctl.topology.resolve import resolve
 from labctl.units import format_us
 
-_BETWEEN = ("between", "delays", "distances")  # of networks
+_BETWEEN = ("between", "delays", "distances")  # of switches and networks
 _USUAL = {"distribution": "uniform", "discipline": "fifo"}  # of keys that 0 does not remove
 Impairments = Mapping[tuple[str, str], Impairment | None]  # by node and interface
 
@@ -52,16 +52,18 @@ class _Explicit:
     def written(self, draft_links: Iterable[DraftLink]) -> Data:
         """Return the data; every draft link is the link of the topology with the same number."""
         members: dict[str, list[Data]] = {}
-        ends_of: dict[str, list[tuple[str, str]]] = {}  # of members, by network
+        ends_of: dict[str, list[tuple[str, str]]] = {}  # of members, by switch or network
         links: list[Data] = []
         for draft, link in zip(draft_links, self.links, strict=False):
             assert draft.place is not None
             path = draft.place.path
             ends = [(end.node, end.ifname) for end in (link.a, link.b)]
+            for end, (other, _) in (ends, ends[::-1]):
+                if self.nodes[other].kind is NodeKind.SWITCH:
+                    ends_of.setdefault(other, []).append(end)
             if path[0] == "networks":
                 written = self.data["networks"][path[1]]["members"][path[3]]
                 members.setdefault(str(path[1]), []).append(self.end(as_end(written), *ends[0]))
-                ends_of.setdefault(str(path[1]), []).append(ends[0])
                 continue
             if path[0] != "links":
                 continue  # made of another key, which stays as it is written
@@ -71,22 +73,20 @@ class _Explicit:
                 whole = _without_impairment(whole)
                 near, far = (self.impaired(each, *end) for each, end in zip((near, far), ends, strict=True))
             links.append({**whole, "ends": [near, far]})
-        pairs = {name: self.between(ends) for name, ends in ends_of.items()}
-        networks = {
-            name: {
-                **{
-                    key: value
-                    for key, value in (network or {}).items()
-                    if key not in _BETWEEN or pairs.get(name) is None
-                },
-                **({"members": members[name]} if name in members else {}),
-                **({"between": pairs[name]} if pairs.get(name) else {}),
-            }
-            for name, network in self.data.get("networks", {}).items()
-        }
         found = dict(self.data)
-        found |= {"networks": networks} if networks else {}
+        for kind in ("networks", "switches"):
+            if switches := self.data.get(kind):
+                found[kind] = {
+                    name: self.switch(switch or {}, members.get(name), self.between(ends_of.get(name, ())))
+                    for name, switch in switches.items()
+                }
         return {key: value for key, value in found.items() if key != "links"} | ({"links": links} if links else {})
+
+    def switch(self, written: Data, members: list[Data] | None, pairs: list[Data] | None) -> Data:
+        """Return a switch or network with its members, and `between` in place of what the file has, unless None."""
+        found = {key: value for key, value in written.items() if key not in _BETWEEN or pairs is None}
+        found |= {} if members is None else {"members": members}
+        return found | ({"between": pairs} if pairs else {})
 
     def end(self, written: Data, node: str, ifname: str) -> Data:
         """Return an end with its derived values."""
@@ -115,7 +115,7 @@ class _Explicit:
         return found | {"profile": {"moments": moments, **loop}}
 
     def between(self, ends: Sequence[tuple[str, str]]) -> list[Data] | None:
-        """Return `between` of a network whose members have other values for each other than the file has, else None."""
+        """Return `between` of a switch whose members have other values for each other than the file has, else None."""
         found = {end: self._impairment(end) for end in ends}
         if all(end not in self.impairments for end in ends):
             return None

@@ -321,12 +321,15 @@ _STP = Of(
 
 
 class BridgeFile(Shape):
-    """The settings of a switch."""
+    """The settings of a switch. Its members are the nodes with a link to it, in a network also those of `members`."""
 
     stp = optional(_STP, "Spanning tree protocol, with which switches may form rings.")
     snooping = optional(Flag(), "Whether multicast leaves only where a host has joined the group (IGMP).")
     ageing = optional(Duration(), "Time after which a learned address is forgotten; default: 300s.")
     fdb = defaulted(MapOf(Placed(_NAME)), {}, "Static forwarding entries: the port's node, by MAC or by node.")
+    between = defaulted(ListOf(Of(BetweenFile)), [], "Impairments between two nodes on it, in each direction.")
+    delays = defaulted(MapOf(MapOf(ImpairmentValue("delay"))), {}, "Delay by node and node: {a: {b: 40ms}}.")
+    distances = defaulted(MapOf(MapOf(ImpairmentValue("distance"))), {}, "Instead of delays: {a: {b: 5570km}}.")
 
 
 class Labels:
@@ -535,14 +538,11 @@ class VlanFile(Shape):
 
 
 class NetworkFile(BridgeFile):
-    """A switch with members; `between`, `delays` and `distances` are for packets from one member to another."""
+    """A switch with members."""
 
     PLURAL = "networks"
 
     members = defaulted(ListOf(_END), [], "Nodes with an interface on it.")
-    between = defaulted(ListOf(Of(BetweenFile)), [], "Impairments between two members, in each direction.")
-    delays = defaulted(MapOf(MapOf(ImpairmentValue("delay"))), {}, "Delay by member and member: {a: {b: 40ms}}.")
-    distances = defaulted(MapOf(MapOf(ImpairmentValue("distance"))), {}, "Instead of delays: {a: {b: 5570km}}.")
     mtu = optional(_MTU, "Largest packet in bytes.")
     ipv4 = optional(_IPV4_PREFIX, "IPv4 prefix of the network; false for none.")
     ipv6 = optional(_IPV6_PREFIX, "IPv6 prefix of the network; false for none.")

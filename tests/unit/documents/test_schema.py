@@ -108,6 +108,7 @@ switches:
     ageing: 300s
     snooping: true
     fdb: {"02:00:00:00:00:07": server}
+    delays: {server: {other: 1ms}}
 networks:
   world: {members: [server, other], between: [{nodes: [server, other], loss: 1%}], delays: {server: {other: 1ms}}}
   far: {members: [server, other], distances: {server: {other: 100km}}}

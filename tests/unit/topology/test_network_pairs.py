@@ -73,3 +73,19 @@ def test_an_interface_has_a_limit_of_neighbours_with_values_of_their_own(monkeyp
     wan("delays: {paris: {lima: 1ms}}")
     lines = (HOSTS, "networks: {wan: {members: [paris, tokyo, lima], delays: {paris: {lima: 1ms, tokyo: 1ms}}}}")
     assert "paris has 3 neighbours with values of their own: at most 2" in str(from_lines(*lines)[1][0])
+
+
+def test_nodes_with_a_link_to_a_switch_have_values_for_each_other() -> None:
+    topology = resolved(
+        HOSTS,
+        "switches: {s: {delays: {paris: {lima: 90ms}}, between: [{nodes: [paris, tokyo], loss: 1%}]}}",
+        "links: [[paris, s], {ends: [s, tokyo], rate: 8mbit}, [lima, s]]",
+    )
+    assert to(topology, "paris") == {"lima-1": "delay 90ms", "lima-2": "delay 90ms", "tokyo": "loss 1%"}
+    assert to(topology, "tokyo") == {"paris": "loss 1% rate 8mbit"}
+
+
+def test_a_node_that_is_not_on_the_switch_is_reported() -> None:
+    lines = (HOSTS, "switches: {s: {delays: {paris: {tokyo: 9ms}}}}", "links: [[paris, s], [paris, tokyo]]")
+    _, diagnostics = from_lines(*lines)
+    assert ["`tokyo` is not a member of this switch" in str(one) for one in diagnostics] == [True]

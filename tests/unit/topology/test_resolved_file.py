@@ -105,6 +105,33 @@ def test_values_for_neighbours_and_profiles_of_a_running_lab_replace_those_of_th
     assert profiled.profile == Profile(moments, 3_000_000)
 
 
+SWITCHED = {
+    "links to a switch": "switches: {s: {KEYS}}\nlinks: [[a, s], [s, b]]",
+    "a link to a network": "networks: {s: {members: [a], KEYS}}\nlinks: [[b, s]]",
+    "members": "networks: {s: {members: [a, b], KEYS}}",
+}
+
+
+@pytest.mark.parametrize("written", SWITCHED.values(), ids=SWITCHED)
+def test_values_between_two_nodes_on_a_switch_are_written(written: str) -> None:
+    made = read("hosts: {a: , b: }\n" + written.replace("KEYS", ""))
+    now = Impairment(pairs=(Pair("b", made.node("b").interface("eth0").mac, Impairment(delay_us=20_000)),))
+    text = resolved_file.text_of(made.file, impairments={("a", "eth0"): now})
+    again = read(text)
+    assert again.node("a").interface("eth0").impairment == now, text
+    assert_same_again(again)
+
+
+@pytest.mark.parametrize("written", SWITCHED.values(), ids=SWITCHED)
+def test_values_between_two_nodes_of_an_included_file_are_kept(written: str, tmp_path: Path) -> None:
+    part = "hosts: {a: , b: }\n" + written.replace("KEYS", "delays: {a: {b: 5ms}}")
+    (tmp_path / "part.yaml").write_text(part)
+    (tmp_path / "whole.yaml").write_text("include: [part.yaml]\nhosts: {c: }\nlinks: [[c, s]]\n")
+    made = topology.load(tmp_path / "whole.yaml")
+    assert made.node("a").interface("eth0").impairment is not None
+    assert_same_again(made, names=False)
+
+
 def test_impairments_of_a_running_lab_replace_those_of_the_file() -> None:
     made = read("hosts: {a: , b: , c: }\nlinks: [{ends: [a, {node: b, loss: 1%}], delay: 5ms}, [b, c]]")
     now = {("a", "eth0"): Impairment(rate_bit_s=10_000_000), ("b", "eth0"): None}
