@@ -44,6 +44,7 @@ from labctl.structs import Struct, replace
 from labctl.unpatched import Socket
 
 _ETH_P_ALL = 0x0003  # linux/if_ether.h, in host order
+_PACKET_OUTGOING = 4  # linux/if_packet.h
 _SCTP, _MPTCP = 132, 262  # IPPROTO_*
 # A queueing discipline of another kind cannot replace one with its handle, so each probe has a handle of its own.
 _HANDLES = {"netem": 0x0001_0000, "tbf": 0x0002_0000, "htb": 0x0003_0000, "fq_codel": 0x0004_0000}
@@ -117,7 +118,7 @@ _LINKS = {
     "ip6gre": attribute(6, bytes(15) + b"\1") + attribute(7, bytes(15) + b"\2"),
     "wireguard": b"",
 }
-_STP_ATTEMPTS, _STP_PAUSE_MS = 25, 20
+_STP_ATTEMPTS, _STP_PAUSE_MS, _STP_TIMEOUT_S = 25, 20, 10.0
 _LOUD = {
     "gre": "ip_gre",
     "ipip": "ipip",
@@ -261,18 +262,27 @@ def _stp() -> None:
         *(rtnl.set_up(index, True) for index in (10, 11, 14)),
     ):
         _send(request)
-    with open_socket(NETLINK_ROUTE) as sock, Socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+    frame = bridge.root_message()
+    all_frames = socket.htons(_ETH_P_ALL)
+    with open_socket(NETLINK_ROUTE) as sock, Socket(socket.AF_PACKET, socket.SOCK_RAW, all_frames) as frames:
         for name in ("probe0", "probe1"):
             link_state.has_carrier(sock, name)
+        frames.settimeout(_STP_TIMEOUT_S)
         is_heard = False
-        for _ in range(_STP_ATTEMPTS):  # a busy kernel passes the frame on a moment later
-            sender.sendto(bridge.root_message(), ("probe0", 0))
-            if is_heard := bool(bridge.root_port(sock, 14)):
+        for _ in range(_STP_ATTEMPTS):
+            frames.sendto(frame, ("probe0", 0))
+            while not _has_arrived(frame, "probe1", *frames.recvfrom(2048)):  # later, on a busy machine
+                continue
+            if is_heard := bool(bridge.root_port(sock, 14)):  # the kernel gives the bridge the frame after that
                 break
             select.poll().poll(_STP_PAUSE_MS)
     _send(rtnl.set_master(11, 0))
     if not is_heard:
         raise OSError(errno.EOPNOTSUPP, "messages of the protocol do not reach bridges in network namespaces")
+
+
+def _has_arrived(frame: bytes, ifname: str, data: bytes, address: tuple[str, int, int, int, bytes]) -> bool:
+    return data == frame and address[0] == ifname and address[2] != _PACKET_OUTGOING
 
 
 def _policy_rules() -> None:

@@ -47,6 +47,7 @@ from labctl.kernel.netlink import (
     RTM_DELADDR,
     RTM_DELLINK,
     RTM_DELROUTE,
+    RTM_GETADDR,
     RTM_NEWADDR,
     RTM_NEWLINK,
     RTM_NEWROUTE,
@@ -224,6 +225,12 @@ def multicast_groups(sock: socket.socket) -> set[tuple[int, bytes]]:
         if IFA_MULTICAST in values:
             found.add((int(IFADDR.unpack_from(payload)[-1]), values[IFA_MULTICAST]))
     return found
+
+
+def ipv6_addresses(sock: socket.socket) -> set[tuple[int, bytes]]:
+    """Return the IPv6 addresses (link's index, packed address) in the namespace of `sock`."""
+    dumped = dump(sock, RTM_GETADDR, IFADDR.pack(AF_INET6, 0, 0, 0, 0))
+    return {address for kind, payload in dumped if (address := notified_address(kind, payload))}
 
 
 # -- templates: a message encoded by pyroute2, and where the values go

@@ -293,9 +293,10 @@ class Prober:
         until = None if timeout_s is None else latest + timeout_s
         while selector.get_map() and any(each.result is None for each in pending):
             remaining = (latest + self._quiet_s if until is None else until) - monotonic()
-            if remaining <= 0:
+            ready = selector.select(max(remaining, 0.0))  # also when late: replies may have come meanwhile
+            if not ready and remaining <= 0:
                 return
-            for key, _ in selector.select(remaining):
+            for key, _ in ready:
                 sock = key.fileobj
                 assert isinstance(sock, EchoSocket)
                 for answer in sock.answers():

@@ -22,6 +22,7 @@ from labctl.lab.agent.messages import (
 )
 
 _RECEIVED_BYTES = 1 << 16  # the memory of a larger buffer would be mapped and unmapped for each answer
+_END_TIMEOUT_S = 5.0  # between the end of its channel, or SIGKILL, and its exit status
 _SEND_TIMEOUT_S = 10.0  # a stopped agent (SIGSTOP) does not read a long request
 
 
@@ -122,7 +123,7 @@ class AgentClient:
         try:
             if self._pending is not None or self.process.wait(1.0) is None:
                 self.process.signal(signal.SIGKILL)
-                self.process.wait(1.0)
+                self.process.wait(_END_TIMEOUT_S)
         finally:
             self.process.close()
 
@@ -164,7 +165,7 @@ class AgentClient:
 
     def _ended(self, during: str) -> AgentEnded:
         self._pending = None
-        status = self.process.wait(1.0)
+        status = self.process.wait(_END_TIMEOUT_S)
         who = f"{self.title}: its calling process (pid {self.process.pid})"
         if status is None:
             return AgentEnded(f"{who} stopped answering during {during}")

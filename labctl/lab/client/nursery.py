@@ -35,7 +35,7 @@ _NAME = "labctl-nursery"
 _FIRST_FREE = 5  # above the numbers that the child's descriptors are moved to
 _REPLY_TIMEOUT_S = 30.0
 _STOPPED_CHECK_INTERVAL_S = 0.5
-_END_TIMEOUT_MS = 2000
+_END_TIMEOUT_MS = 10_000
 _LAST_WORDS_BYTES = 4000
 _STATUS_LINES = (  # of proc_pid_status(5): what a child inherits
     *(b"Umask", b"Uid", b"Gid", b"Groups", b"CapInh", b"CapPrm", b"CapEff", b"CapBnd", b"CapAmb"),

@@ -28,7 +28,7 @@ from labctl.structs import Struct, convert, to_builtins
 
 DIRECTORY = "@outside"  # no lab's name: those have no `@`
 SUFFIX = ".json"
-EXCLUSIVE_TIMEOUT_S = 10.0
+EXCLUSIVE_TIMEOUT_S = 20.0
 _FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
 _SIZE_MAX_BYTES = 1 << 20
 

@@ -6,12 +6,14 @@ import errno
 import select
 import socket
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from ipaddress import IPv6Address
+from itertools import islice
 from typing import TypeVar
 
 from labctl.errors import KernelError, LabImpossible, MachineError, describe_errno, kernel_errors
-from labctl.kernel import rtnl
+from labctl.kernel import link_state, rtnl
 from labctl.kernel.netlink import (
     MESSAGES_PER_SEND,
     NETLINK_ROUTE,
@@ -50,7 +52,8 @@ from labctl.plan.operations import (
 )
 from labctl.structs import Struct
 
-ADDRESS_TIMEOUT_S = 10.0  # between two; about a millisecond, unless the kernel is freeing many namespaces
+ADDRESS_TIMEOUT_S = 60.0  # between two; about a millisecond, unless the kernel is freeing many namespaces
+EXISTENCE_CHECK_S = 1.0  # without an address that comes into use
 QUIET_S = 0.05  # without a notification; then the keeper looks for itself
 LOOK_AGAIN_S = 0.002  # without notifications
 Value = TypeVar("Value")
@@ -86,6 +89,7 @@ class NetlinkQueue:
         self._added = 0
         self._listener: socket.socket | None = None
         self._may_listen = True
+        self._has_expected = False  # since the last `await_addresses`
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -149,25 +153,45 @@ class NetlinkQueue:
                 except PermissionError:  # it requires CAP_NET_BROADCAST, which root in a container often lacks
                     self._may_listen = False
         self.expected_addresses[index, packed] = node
+        self._has_expected = True
 
     def await_addresses(self) -> None:
-        """Return when every expected IPv6 address is in use.
+        """Return when every expected IPv6 address is in use. KernelError.
 
         The kernel joins a new address's multicast group in a work item of its own, even without duplicate detection,
-        and only then notifies; until then neighbours ask for it in vain, and ask again after a second.
+        and only then notifies; until then neighbours ask for it in vain, and ask again after a second. The work needs
+        the lock of interfaces, which the kernel holds for seconds while it frees the namespaces of a large lab.
         """
         left = 0
         while self.expected_addresses:
+            now = time.monotonic()
             if len(self.expected_addresses) != left:
-                left, until = len(self.expected_addresses), time.monotonic() + ADDRESS_TIMEOUT_S
-            if self.read_notifications(within_s=QUIET_S) and time.monotonic() < until:
+                left, until, check = len(self.expected_addresses), now + ADDRESS_TIMEOUT_S, now + EXISTENCE_CHECK_S
+            if self.read_notifications(within_s=QUIET_S) and now < check:
                 continue
             self._find_addresses_in_use()
-            if self.expected_addresses and time.monotonic() > until:
+            if now >= check:
+                check = now + EXISTENCE_CHECK_S
+                self._check_existence()
+            if now >= until and self.expected_addresses:
                 node = next(iter(self.expected_addresses.values()))
-                packed = sorted(packed for (_, packed), of in self.expected_addresses.items() if of == node)
-                missing = ", ".join(str(IPv6Address(each)) for each in packed)
-                raise KernelError(f"node {node}", f"have {missing} in use", errno.ETIMEDOUT)
+                raise _not_in_use(node, self._expected_on(node), errno.ETIMEDOUT)
+        for sock in islice(self._sockets.values(), int(self._has_expected)):
+            # The kernel notifies just before it adds the address's local route; it releases that lock after both.
+            with kernel_errors("the lab", "wait for its addresses"):
+                link_state.has_carrier(sock, "lo")
+        self._has_expected = False
+
+    def _check_existence(self) -> None:
+        """KernelError if expected addresses do not exist any more."""
+        for node in set(self.expected_addresses.values()):
+            with kernel_errors(f"node {node}", "read its addresses"):
+                existing = rtnl.ipv6_addresses(self.route_socket(node))
+            if missing := [address for address in self._expected_on(node) if address not in existing]:
+                raise _not_in_use(node, missing, errno.EADDRNOTAVAIL, "Has a program on the node removed it?")
+
+    def _expected_on(self, node: str) -> list[tuple[int, bytes]]:
+        return [address for address, of in self.expected_addresses.items() if of == node]
 
     def read_notifications(self, within_s: float = 0.0) -> bool:
         """Read the notifications that have arrived; return False if none arrives in time."""
@@ -199,9 +223,14 @@ class NetlinkQueue:
         for node in set(self.expected_addresses.values()):
             with kernel_errors(f"node {node}", "read its multicast groups"):
                 joined = rtnl.multicast_groups(self.route_socket(node))
-            for index, packed in [address for address, of in self.expected_addresses.items() if of == node]:
+            for index, packed in self._expected_on(node):
                 if (index, rtnl.SOLICITED_NODE + packed[-3:]) in joined:
                     del self.expected_addresses[index, packed]
+
+
+def _not_in_use(node: str, addresses: Iterable[tuple[int, bytes]], number: int, hint: str = "") -> KernelError:
+    texts = ", ".join(str(IPv6Address(packed)) for packed in sorted(packed for _, packed in addresses))
+    return KernelError(f"node {node}", f"have {texts} in use", number, hint=hint)
 
 
 def raise_first(refusals: list[Refused[Origin]]) -> None:

@@ -238,7 +238,7 @@ class Transactions:
             client.send(number, Done())
 
 
-RESTART_TIMEOUT_S = 2.0  # SIGKILL takes milliseconds, unless a process hangs in the kernel
+RESTART_TIMEOUT_S = 10.0  # SIGKILL takes milliseconds, unless a process hangs in the kernel
 
 
 def reconcile(

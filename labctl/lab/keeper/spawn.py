@@ -32,7 +32,7 @@ from labctl.lab.protocol import BindSocket, Identity, OpenFile, Spawn
 from labctl.structs import Struct, replace
 
 PIDS = struct.Struct("=ii")  # on its host, and in the machine's PID namespace
-TASK_TIMEOUT_S = 2.0  # for what may block: opening a FIFO
+TASK_TIMEOUT_S = 5.0  # for what may block: opening a FIFO
 COPY_BYTES = 1 << 16
 IUTF8 = 0o40000  # asm-generic/termbits.h: the erase key takes a whole character
 AGENT_CHANNEL = 1023  # below the usual soft limit of descriptors, above the descriptors that scenarios use

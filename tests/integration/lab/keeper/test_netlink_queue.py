@@ -6,6 +6,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
@@ -178,6 +179,32 @@ def test_an_address_that_does_not_come_into_use_is_an_error(monkeypatch: pytest.
         queue.expect_address("client", 99, ip_address("2001:db8::99").packed)
         with pytest.raises(KernelError, match="node client: cannot have 2001:db8::99 in use: ETIMEDOUT"):
             queue.await_addresses()
+
+
+@inside
+def test_an_address_that_is_removed_before_it_is_in_use_is_an_error_long_before_the_deadline(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(netlink_queue, "EXISTENCE_CHECK_S", 0.01)
+    with nodes_of(pair()) as (nodes, stack):
+        queue = NetlinkQueue(nodes, stack)
+        for node in ("server", "client"):
+            existing = rtnl.ipv6_addresses(queue.route_socket(node))
+            index, packed = next(each for each in existing if each[0] != netlink.LOOPBACK_INDEX)
+            queue.expect_address(node, index, packed)
+        queue.expect_address("client", index, ip_address("2001:db8::99").packed)
+        error = r"node client: cannot have 2001:db8::99 in use: EADDRNOTAVAIL.* Has a program on the node removed it\?"
+        with pytest.raises(KernelError, match=error):
+            queue.await_addresses()
+
+
+@inside
+def test_an_address_in_use_has_its_local_route() -> None:
+    with NetworkLab(*star(60)) as lab:
+        for number in range(1, 61):
+            with lab.nodes.entered(f"h{number}"):
+                routes = Path("/proc/thread-self/net/ipv6_route").read_text()
+            assert f"{ip_address(f'fd00::{number:x}').packed.hex()} 80 " in routes
 
 
 @inside
