@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_interface
 from pathlib import Path
+from typing import Any
 
 from labctl.lab.client.boot_process import Boot
 from labctl.lab.client.handle import Lab
@@ -17,6 +20,7 @@ from tests.patience import patient
 
 NAMES = (*LOCALHOST, ("10.0.0.1", "client"), ("10.0.0.2", "server"), ("fd00::1", "client"), ("fd00::2", "server"))
 WAIT_S = patient(20.0)
+AGAIN_S = patient(0.25)
 
 
 def pair_plan(
@@ -86,6 +90,22 @@ def output(lab: Lab, node: str, *argv: str) -> str:
     finished = run(lab, node, *argv)
     assert finished.status == 0, finished
     return finished.output
+
+
+def arrives(send: Callable[[], object], receiver: socket.socket, wanted: bytes, within_s: float = WAIT_S) -> Any:
+    """From which address that datagram comes, None if it does not; sent again, as a busy machine loses datagrams."""
+    deadline, before = time.monotonic() + within_s, receiver.gettimeout()
+    while (left := deadline - time.monotonic()) > 0:
+        send()
+        receiver.settimeout(min(AGAIN_S, left))
+        try:
+            while (received := receiver.recvfrom(100))[0] != wanted:
+                continue
+        except TimeoutError:
+            continue
+        receiver.settimeout(before)
+        return received[1]
+    return None
 
 
 def shell(lab: Lab, node: str, script: str) -> str:

@@ -23,13 +23,16 @@ topology: first.yaml
 steps:
   - run: {on: h1, run: [ping, -c1, -w5, h2]}
   - h2: |
-      s = socket(AF_INET, SOCK_DGRAM)
+      s = socket(AF_INET, SOCK_STREAM)
       bind(s, "h2:5000")
+      listen(s, 1)
   - h1: |
-      c = socket(AF_INET, SOCK_DGRAM)
-      sendto(c, b"hello", "h2:5000") -> 5
+      c = socket(AF_INET, SOCK_STREAM)
+      connect(c, "h2:5000")
+      send(c, b"hello") -> 5
   - h2: |
-      recv(s, 100) -> b"hello"
+      a = accept(s)
+      recv(a, 100) -> b"hello"
 """
 CHANGING = """\
 name: A link that is cut, and packets that are dropped

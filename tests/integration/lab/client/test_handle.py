@@ -19,7 +19,7 @@ from labctl.lab.client.handle import Lab
 from labctl.plan.drop_rules import DropProtocol, DropRule
 from labctl.plan.operations import AddAddress, SetDown, SetUp
 from labctl.structs import replace
-from tests.labs import WAIT_S, keeper_of, output, pair_plan
+from tests.labs import arrives, keeper_of, output, pair_plan
 
 
 def is_reachable(lab: Lab, within_s: float = 10.0) -> bool:
@@ -28,11 +28,9 @@ def is_reachable(lab: Lab, within_s: float = 10.0) -> bool:
         lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM) as client,
     ):
         server.bind(("10.0.0.2", 7))
-        server.settimeout(within_s)
         try:
-            client.sendto(b"x", ("10.0.0.2", 7))
-            return server.recv(1) == b"x"
-        except (TimeoutError, OSError):
+            return arrives(lambda: client.sendto(b"x", ("10.0.0.2", 7)), server, b"x", within_s) is not None
+        except OSError:
             return False
 
 
@@ -161,6 +159,4 @@ def test_what_is_dropped_on_a_node_does_not_arrive_until_it_is_undropped() -> No
         with pytest.raises(TimeoutError):
             server.recv(10)
         lab.undrop("server")
-        client.sendto(b"kept", ("10.0.0.2", 9))
-        server.settimeout(WAIT_S)
-        assert server.recv(10) == b"kept"
+        assert arrives(lambda: client.sendto(b"kept", ("10.0.0.2", 9)), server, b"kept")

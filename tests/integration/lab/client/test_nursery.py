@@ -18,7 +18,7 @@ import pytest
 from labctl.errors import MachineError
 from labctl.lab.client.handle import Lab
 from labctl.lab.client.nursery import Nursery, nurseries
-from tests.integration.detached import becomes, state_of
+from tests.integration.detached import becomes, comm_of, state_of
 from tests.labs import output, pair_plan
 from tests.skips import for_root
 
@@ -106,7 +106,7 @@ def test_an_interrupted_start_of_a_lab_leaves_the_others_alone(
 
 def children_of(nursery: int, name: str) -> list[int]:
     children = Path(f"/proc/{nursery}/task/{nursery}/children").read_text().split()
-    return [int(each) for each in children if Path(f"/proc/{each}/comm").read_text() == f"{name}\n"]
+    return [int(each) for each in children if comm_of(int(each)) == name]
 
 
 def waiting() -> list[int]:

@@ -32,7 +32,7 @@ from tests.integration.machine import (
     plan_of,
     processes_of,
 )
-from tests.labs import output, run
+from tests.labs import arrives, output, run
 from tests.skips import for_ordinary_users, for_root, needs_feature, needs_programs
 
 pytestmark = needs_programs("nft")  # the machine's packet filters before and after
@@ -87,11 +87,9 @@ def test_udp_and_icmp_come_back_too() -> None:
     with Machine() as machine, Lab.open(plan_of(NAT)) as lab:
         server = machine.server(V4, socket.SOCK_DGRAM)
         with lab.socket("far", V4, socket.SOCK_DGRAM) as sock:
-            sock.settimeout(10)
-            sock.sendto(b"question", server.getsockname())
-            question, peer = server.recvfrom(100)
-            server.sendto(b"answer", peer)
-            assert (question, sock.recv(100)) == (b"question", b"answer")
+            peer = arrives(lambda: sock.sendto(b"question", server.getsockname()), server, b"question")
+            assert peer
+            assert arrives(lambda: server.sendto(b"answer", peer), sock, b"answer")
         assert run(lab, "far", "ping", "-c1", "-w5", "192.0.2.1").status == 0
 
 

@@ -55,8 +55,8 @@ def rates(sock: socket.socket) -> Iterator[int]:
 
 def test_moments_follow_each_other_and_repeat(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LABCTL_STATE_DIR", f"{tmp_path}/state")
-    moments = "[{at: 0s, rate: 8mbit}, {at: 200ms, rate: 16mbit}, {at: 400ms, rate: 24mbit}]"
-    plan = built(f"{{moments: {moments}, loop: 600ms}}")
+    moments = "[{at: 0s, rate: 8mbit}, {at: 1s, rate: 16mbit}, {at: 2s, rate: 24mbit}]"  # a late timer skips one
+    plan = built(f"{{moments: {moments}, loop: 3s}}")
     with attached(plan) as lab:
         with lab.socket("a", socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
             notifications.subscribe(sock)
