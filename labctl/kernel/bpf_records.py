@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 RECORD = struct.Struct("=HHIQ")  # struct header
 SOCKET_RECORD = struct.Struct("=16xQQ16s16sHHHBB8I")  # struct socket_record
-CALL_RECORD = struct.Struct("=16xQqQQIIII16s6Q16x")  # struct call_record; parts follow
+CALL_RECORD = struct.Struct("=16xQqQQIIHHI16s6Q16x")  # struct call_record; parts follow
 PART = struct.Struct("=HBxI")  # struct part: bytes, what, and how many bytes there were; the bytes follow, padded to 8
 DROP_RECORD = struct.Struct("=16xQIIHHBBBxIII16s40s128s")  # struct drop_record
 
@@ -81,6 +81,7 @@ class CallFields(NamedTuple):
     pid: int  # as the program sees it
     tid: int
     number: int
+    is_forked: int  # the process has executed no program since fork(2) made it
     length_before: int  # what the layout's `value_result` pointed to at the entry
     program: bytes
     a0: int  # arguments, unsigned

@@ -26,6 +26,7 @@ enum { AF_UNIX = 1, AF_INET = 2, AF_INET6 = 10, AF_NETLINK = 16 };
 enum { IPPROTO_TCP = 6 };
 enum { TCP_ESTABLISHED = 1, TCP_SYN_RECV = 3, TCP_TIME_WAIT = 6, TCP_LISTEN = 10, TCP_NEW_SYN_RECV = 12 };
 enum { IFF_LOOPBACK = 8 };
+enum { PF_FORKNOEXEC = 0x40 };
 enum { S_IFMT = 0170000, S_IFSOCK = 0140000 };
 enum { X86_USER32_CS = 0x23, ARM64_MODE32 = 0x10 };
 enum { ETH_P_IP = 0x0800, ETH_P_IPV6 = 0x86DD, ETH_HLEN = 14 };
@@ -197,6 +198,7 @@ struct task_struct {
 	struct nsproxy *nsproxy;
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
+	unsigned int flags;
 };
 
 /* Registers of a system call: of each architecture, what it has. */

@@ -54,7 +54,8 @@ struct call_record {
 	__u64 cookie;
 	__u32 pid; /* as the program sees it */
 	__u32 tid;
-	__u32 number;
+	__u16 number;
+	__u16 is_forked; /* the process has executed no program since fork(2) made it */
 	__u32 length_before; /* what the argument `value_result` pointed to */
 	char program[16];
 	__u64 arguments[8]; /* six, and two for bounds that the verifier sees */
@@ -361,6 +362,7 @@ int BPF_PROG(sys_enter, struct pt_regs *regs, long number)
 	if ((__u32)thread != thread >> 32) /* not the first thread */
 		record->pid = number_of(&task->group_leader->thread_pid, offset);
 	record->number = number;
+	record->is_forked = (task->group_leader->flags & PF_FORKNOEXEC) != 0;
 	record->length_before = 0;
 	if (layout->value_result)
 		bpf_probe_read_user(&record->length_before, 4, (void *)arguments[layout->value_result & 7]);

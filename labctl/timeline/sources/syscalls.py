@@ -119,7 +119,7 @@ def _call(memory: _Memory, at_ns: int, host: str) -> Call:
         until_ns=fields.until_ns or None,
         pid=fields.pid,
         tid=fields.tid,
-        program=fields.program.split(b"\0", 1)[0].decode(errors="replace"),
+        program=_program(fields),
         name=name,
         arguments=", ".join(filter(None, (shown(memory, index) for index, shown in enumerate(_ARGUMENTS[name])))),
         result=result,
@@ -130,6 +130,12 @@ def _call(memory: _Memory, at_ns: int, host: str) -> Call:
         fd=fd,
         socket=SocketKey(host, fields.inode, fields.cookie) if has_socket else None,
     )
+
+
+def _program(fields: CallFields) -> str:
+    """The name of the calling process; a child that has executed nothing differs from its parent by its pid only."""
+    name = fields.program.split(b"\0", 1)[0].decode(errors="replace")
+    return f"{name}[{fields.pid}]" if fields.is_forked else name
 
 
 def _moved(memory: _Memory) -> int:
