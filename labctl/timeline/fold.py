@@ -32,7 +32,7 @@ from labctl.timeline.events import (
     Timeline,
 )
 from labctl.timeline.protocol_names import inner, is_dhcp
-from labctl.timeline.upkeep import Lookups, is_resolution, traced_calls
+from labctl.timeline.upkeep import Lookups, is_harmless, is_resolution, traced_calls
 
 _HELD_NS = 20_000_000  # a call or step that may end soon is held back for this long in a live ladder
 _JOINED_NS = 1_000_000  # the return of another host's call does not split a call that takes less
@@ -481,7 +481,7 @@ class Fold:
         first = hops[0].host  # "" if it was not seen to leave
         source = first if first in self._hosts else "" if first else self._host_at(header.flow, "source")
         drop = self._drops.get(packet.journey)
-        if drop is not None and (drop.reason in _ANSWERED or is_dhcp(header)):
+        if drop is not None and (drop.reason in _ANSWERED or (is_dhcp(header) and is_harmless(drop))):
             drop = None
         if drop is not None:
             self._crossed.add(packet.journey)
@@ -524,8 +524,7 @@ class Fold:
         if packets and is_resolution(packets[0].header):
             return True
         protocol = drop.header.protocol if drop.header is not None else ""
-        is_dhcps = drop.header is not None and is_dhcp(drop.header)
-        return drop.reason in _PURGED or protocol in ("arp", "icmpv6", "igmp") or is_dhcps
+        return drop.reason in _PURGED or protocol in ("arp", "icmpv6", "igmp") or is_harmless(drop)
 
     def _is_resolution(self, packet: Packet) -> bool:
         """Whether it is address resolution or router discovery, and, of ARP, answered."""

@@ -9,21 +9,35 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from labctl.timeline.events import AnyEvent, Call, Header, Packet, Source
-from labctl.timeline.protocol_names import TUNNELS, inner, is_vxlan, quoted_packet
+from labctl.timeline.events import AnyEvent, Call, Drop, Header, Packet, Source
+from labctl.timeline.protocol_names import TUNNELS, inner, is_dhcp, is_vxlan, quoted_packet
 
+_FILTERED = "NETFILTER_DROP"  # the reason of a rule's drop (enum skb_drop_reason)
 _RESOLUTION = re.compile(r"who has|is at|is here|neighbo|router|multicast listener|membership|mld|igmp", re.IGNORECASE)
 
 
 def upkeep(events: Sequence[AnyEvent]) -> list[int]:
-    """Return the numbers of the events that are upkeep, ascending: packets of `is_resolution`, calls of `Lookups`."""
+    """Return the numbers of the events that are upkeep, ascending.
+
+    These are packets of `is_resolution`, calls of `Lookups`, and drops of `is_harmless`.
+    """
     lookups = Lookups().of(traced_calls(events))
     return [
         number
         for number, event in enumerate(events)
         if (isinstance(event, Packet) and is_resolution(event.header))
         or (isinstance(event, Call) and event.key in lookups)
+        or (isinstance(event, Drop) and is_harmless(event))
     ]
+
+
+def is_harmless(drop: Drop) -> bool:
+    """Return whether nothing was lost: announcements of hosts to a link, and DHCP, that no rule of nftables dropped.
+
+    A client of DHCP takes packets with a packet socket, before the kernel drops them: it does not have the address yet.
+    """
+    header = drop.header
+    return header is not None and drop.reason != _FILTERED and (is_resolution(header) or is_dhcp(header))
 
 
 def is_resolution(header: Header) -> bool:

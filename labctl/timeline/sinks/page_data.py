@@ -11,7 +11,8 @@ one value. Bytes (frames of packets, data of calls) follow in their own stream, 
 `kinds` has a letter for each event, `at` the nanoseconds since the event before (since `started_ns` for the first).
 `upkeep` has the numbers of events that a page leaves out at first. Columns are [kind, values]: `text`, `flow` and
 `socket` numbers in the lists, `number` values, `time` nanoseconds since the event's own `at`, `bytes` lengths in the
-stream of bytes. `connections` has a text for each connection; a column `connection` has its number, or null.
+stream of bytes. `connections` has a text for each connection; a column `connection` has its number, or null. Packets
+have a column `about`: their name by `labctl.timeline.protocol_names`, if they are not just TCP, and their VLAN.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ from labctl.timeline.events import (
     Step,
     Timeline,
 )
+from labctl.timeline.fold import speaking_hosts
+from labctl.timeline.packet_headers import vlan_text
+from labctl.timeline.protocol_names import brief, described
 from labctl.timeline.sinks import topology_drawing
 from labctl.timeline.upkeep import upkeep
 
@@ -97,15 +101,14 @@ class _Encoder:
         for event in timeline.events:
             by_kind[type(event)].append(event)
         moments = [event.at_ns for event in timeline.events]
-        unimportant = upkeep(timeline.events)
         tables = {kind.__name__: self._table(kind, events) for kind, events in by_kind.items()}
         self._add_bytes()
         return {
-            "hosts": [visible(host) for host in _columns(timeline, set(unimportant))],
+            "hosts": [visible(host) for host in _columns(timeline)],
             "ended": timeline.ended_ns - timeline.started_ns,
             "kinds": "".join([KINDS[type(event)] for event in timeline.events]),
             "at": [now - before for before, now in zip([timeline.started_ns, *moments], moments, strict=False)],
-            "upkeep": unimportant,
+            "upkeep": upkeep(timeline.events),
             "tables": tables,
             "connections": [_connection_text(each) for each in self._connections],
             "sockets": [self._socket(each) for each in self._sockets],
@@ -124,6 +127,7 @@ class _Encoder:
             made["preview"] = self._previews(
                 map(attrgetter("header.payload"), events), _PAYLOAD_PREVIEW_BYTES, of_text_only=True
             )
+            made["about"] = _short("text", self._texts.of(map(_about, events)))
         return {"rows": len(events), "columns": made}
 
     def _column(self, name: str, values: Sequence[Value], events: Sequence[AnyEvent]) -> Column:
@@ -203,17 +207,13 @@ class _Encoder:
         return None
 
 
-def _columns(timeline: Timeline, unimportant: set[int]) -> list[str]:
-    """Return the columns of the ladder; of a large lab the hosts that take part in an event that is not upkeep."""
+def _columns(timeline: Timeline) -> list[str]:
+    """Return the columns of the ladder; of a large lab the hosts that take part, and not routers that forward."""
     hosts = topology_drawing.columns(timeline)
-    speaking = set()
-    for number, event in enumerate(timeline.events):
-        if number not in unimportant:
-            speaking.add(event.host)
-            if isinstance(event, Packet):
-                speaking.add(event.receiver)
-    taking_part = [host for host in hosts if host in speaking]
-    return taking_part if len(hosts) > _ALL_COLUMNS and taking_part else list(hosts)
+    if len(hosts) <= _ALL_COLUMNS:
+        return list(hosts)
+    speaking = set(speaking_hosts(timeline))
+    return [host for host in hosts if host in speaking] or list(hosts)
 
 
 def _fields(kind: type[Struct]) -> list[tuple[str, Callable[[AnyEvent], Value]]]:
@@ -231,8 +231,18 @@ def _header_flow(event: AnyEvent) -> str | None:
     header = getattr(event, "header", None)
     if header is None:
         return None
-    parts = (" ".join(header.flags), header.summary, str(header.flow or header.protocol))
+    parts = (" ".join(header.flags), header.summary, described(header), str(header.flow or header.protocol))
     return ", ".join(filter(None, parts))
+
+
+def _about(event: AnyEvent) -> str:
+    """Return what a packet is about, and its VLAN; "" for TCP that carries no known protocol."""
+    assert isinstance(event, Packet)
+    header = event.header
+    name = described(header)
+    if not name and header.protocol != "tcp":
+        name = f"UDP {header.summary}".rstrip() if header.protocol == "udp" else brief(header)
+    return ", ".join(filter(None, (name, vlan_text(event.frame))))
 
 
 def _joined(values: tuple[str | Hop, ...]) -> str:

@@ -31,6 +31,7 @@ from labctl.timeline.events import (
     Timeline,
     loss_texts,
 )
+from labctl.timeline.protocol_names import described
 
 Arguments: TypeAlias = "Mapping[str, str | int | float]"
 TraceEvent: TypeAlias = "Mapping[str, str | int | float | Arguments]"
@@ -164,7 +165,7 @@ def _packet(
     packet: Packet, processes: dict[str, int], number: int, at_us: float, started_ns: int
 ) -> Iterator[TraceEvent]:
     header = packet.header
-    parts = [header.protocol, " ".join(header.flags), header.summary]
+    parts = [header.protocol, " ".join(header.flags), header.summary, described(header)]
     parts += [f"{header.payload_bytes} bytes"] if header.payload_bytes else []
     name = " ".join(filter(None, parts))
     arguments: dict[str, str | int | float] = {"length": packet.length, "wire": packet.wire, "journey": packet.journey}

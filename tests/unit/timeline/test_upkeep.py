@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from labctl.structs import replace
-from labctl.timeline.events import AnyEvent, Call, Packet, Source
+from labctl.timeline.events import AnyEvent, Call, Drop, Flow, Header, Packet, Source
 from labctl.timeline.packet_headers import decode
 from labctl.timeline.upkeep import is_resolution, upkeep
 from tests.frames import ethernet, icmp, ipv4, ipv6, udp
@@ -93,3 +95,10 @@ def test_group_membership_in_a_tunnel_and_the_error_about_it_are_upkeep() -> Non
 
 def test_a_descriptor_whose_close_was_not_recorded_is_used_again() -> None:
     assert upkeep(calls(*NETLINK[:3], *TCP)) == [0, 1, 2]
+
+
+def test_a_drop_of_dhcp_is_upkeep_because_its_client_took_the_packet_unless_a_rule_dropped_it() -> None:
+    header = Header("udp", Flow("udp", "10.0.0.1", 67, "10.0.0.9", 68))
+    common: dict[str, Any] = {"at_ns": 1, "host": "client", "source": Source.KERNEL, "seq": 0}
+    taken = Drop(reason="IP_INADDRERRORS", header=header, **common)
+    assert upkeep([taken, replace(taken, reason="NETFILTER_DROP"), replace(taken, header=None)]) == [0]

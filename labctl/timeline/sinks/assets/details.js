@@ -63,7 +63,7 @@ function showDetails(index) {
     if (name === "repeated" && raw(index, name) === 1) continue;
     const [kind] = columns[name], value = raw(index, name);
     if ((kinds[index] === "P" || name === "source" || name === "preview" || name === "connection") && hidden.has(name)) continue;
-    if (value === null || value === false || (value === 0 && !/result|fd|seq|ack|queue/.test(name))) {
+    if (value === null || value === false || (value === 0 && !/text|flow|socket/.test(kind) && !/result|fd|seq|ack|queue/.test(name))) {
       if (!(name === "is_checksum_ready" && value === false) && !(name === "until_ns" && value === null)) continue;
     }
     const title = name.replace("header.", "").replace(/_(ns|us|bit_s)$/, "").replaceAll("_", " ");

@@ -1,12 +1,13 @@
 // The events of the timeline, out of their columns (labctl/timeline/sinks/page_data.py), and their text.
 
-const ROW = 22, TOP = 3, LEFT = 96, RIGHT = 18, GAP = 11; // pixels
+const ROW = 22, TOP = 3, LEFT = 96, RIGHT = 18, GAP = 11, NARROWEST = 78; // pixels; NARROWEST: between two hosts
 const AHEAD = 32; // rows drawn beyond the visible ones; an arrow spans at most as many
 const BLOCK = 128; // rows for which the calls in progress at the first are stored
 const CHUNK_BYTES = 1 << 18; // of the stream of bytes in each element
 const PREVIEW_BYTES = 24; // of a packet's payload
 const LONG_SILENCE_NS = 250e6;
-const PRINTED_ROWS = 12; // of a drawing that no page break divides
+const PRINTED_ROWS = 6; // of a drawing that no page break divides
+const PRINTED_WIDTH = 700;
 const MICROSECOND = 1e3, MILLISECOND = 1e6, SECOND = 1e9;
 
 const byId = (id) => document.getElementById(id);
@@ -82,10 +83,10 @@ for (const hops of journeys.values()) {
   }
 }
 
-// Where packets were dropped on arrival, by journey.
-const drops = new Map();
+// Where packets were dropped on arrival, by journey; not those that a program takes before the kernel drops them.
+const drops = new Map(), isUpkeep = new Set(data.upkeep);
 for (let index = 0; index < count; index++)
-  if (kinds[index] === "D" && raw(index, "packet") !== null) drops.set(raw(index, "packet"), text(index, "host"));
+  if (kinds[index] === "D" && !isUpkeep.has(index) && raw(index, "packet") !== null) drops.set(raw(index, "packet"), text(index, "host"));
 const isDropped = (index) => drops.get(raw(index, "journey")) === text(index, "receiver");
 
 // A sample in which no queue has changed only serves the plots.
@@ -180,13 +181,14 @@ function callLabel(index, part) {
 }
 function packetLabel(index) {
   const protocol = text(index, "header.protocol"), flags = text(index, "header.flags");
-  const bytes = raw(index, "header.payload_bytes"), payload = text(index, "preview");
+  const bytes = raw(index, "header.payload_bytes"), payload = text(index, "preview"), about = text(index, "about");
   const parts = [];
   if (protocol === "tcp") {
     parts.push(flags.replaceAll(" ", "\u00b7"));
     if (bytes || /SYN|FIN/.test(flags)) parts.push(`seq ${raw(index, "relative_seq") ?? raw(index, "header.seq")}`);
     if (flags.includes("ACK")) parts.push(`ack ${raw(index, "relative_ack") ?? raw(index, "header.ack")}`);
-  } else parts.push(text(index, "header.summary") ? `${protocol} ${text(index, "header.summary")}` : protocol);
+    if (about) parts.push(about);
+  } else parts.push(about);
   if (bytes) {
     const size = raw(index, "segment_bytes");
     parts.push(size ? `${plural(bytes, "byte")} as ${Math.ceil(bytes / size)} \u00d7 ${size}` : plural(bytes, "byte"));

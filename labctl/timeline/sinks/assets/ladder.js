@@ -220,8 +220,9 @@ function background(first, last, y) {
   for (const number of seen) {
     const span = spans[number];
     if (span.end < first || span.row >= last) continue;
-    const top = span.row < first ? y : y + (span.row - first) * ROW + TOP;
-    const end = Math.min(y + (span.end - first + 1) * ROW - TOP, bottom), side = growsRight(span.column) ? 1 : -1;
+    // Beyond the drawing, of a bar that begins before it or ends after it.
+    const top = span.row < first ? y - TOP : y + (span.row - first) * ROW + TOP;
+    const end = Math.min(y + (span.end - first + 1) * ROW - TOP, bottom + TOP), side = growsRight(span.column) ? 1 : -1;
     group.append(svg("rect", { class: `bar ${raw(span.index, "until_ns") === null || text(span.index, "errno") ? "odd" : ""}`,
       x: x(span.column) - 3 + side * span.lane * 4, y: top, width: 6, height: Math.max(end - top, 2), rx: 3 }));
   }
@@ -281,18 +282,22 @@ function drawHeads(heads) {
   heads.setAttribute("width", width);
   const names = hosts.map((name, column) => {
     const first = column === 0, last = column === hosts.length - 1 && !first;
-    const place = first ? x(0) - 6 : last ? x(column) + 6 : x(column);
+    const place = first ? x(0) - 6 : last ? x(column) + RIGHT - 4 : x(column);
     return svg("text", { class: "host", x: place, y: 20, "text-anchor": first ? "start" : last ? "end" : "middle" }, name);
   });
   heads.replaceChildren(svg("text", { class: "time", x: LEFT - 24, y: 20, "text-anchor": "end" }, "ms"), ...names,
     ...hosts.map((_, column) => svg("line", { class: "life", x1: x(column), x2: x(column), y1: 25, y2: 30 })));
+}
+function least() { // the width at which the names of hosts stand beside each other, the last one ending at the edge
+  const longest = Math.max(0, ...hosts.map((name) => name.length));
+  return LEFT + RIGHT + (hosts.length - 1) * Math.max(NARROWEST, longest * letter * 1.5 - RIGHT + GAP);
 }
 function measure() {
   const probe = svg("text", { class: "call" }, "0".repeat(50));
   canvas.append(probe);
   letter = probe.getComputedTextLength() / 50 || 7.2;
   probe.remove();
-  width = Math.max(ladder.clientWidth, LEFT + RIGHT + (hosts.length - 1) * 120, 300);
+  width = Math.max(ladder.clientWidth, least(), 300);
 }
 function rebuild() {
   const kept = selected >= 0 ? selected : rows.event[Math.floor(ladder.scrollTop / ROW)] ?? -1;

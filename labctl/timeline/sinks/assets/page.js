@@ -68,7 +68,7 @@ for (const link of document.querySelectorAll("[data-event]"))
 const printed = byId("printed");
 addEventListener("beforeprint", () => {
   const kept = [width, selected, followed];
-  [width, selected, followed] = [700, -1, null];
+  [width, selected, followed] = [Math.max(PRINTED_WIDTH, least()), -1, null];
   const names = svg("svg", { class: "ladder" }), pages = [];
   drawHeads(names);
   for (let first = 0; first < rows.event.length; first += PRINTED_ROWS) {
@@ -81,8 +81,9 @@ addEventListener("beforeprint", () => {
     }
     pages.push(page);
   }
-  printed.replaceChildren(names, ...pages);
-  drawPlots(width);
+  // The head of a table stands on each page.
+  printed.replaceChildren(html("div", { class: "head" }, names), html("div", { class: "body" }, ...pages));
+  drawPlots(PRINTED_WIDTH);
   [width, selected, followed] = kept;
 });
 addEventListener("afterprint", () => { printed.replaceChildren(); drawPlots(); });

@@ -194,7 +194,7 @@ def test_address_resolution_is_shown_on_request(browser: Page, tmp_path: Path) -
     show(browser, b.timeline(), tmp_path)
     assert len(browser.run(ROWS)) == 1
     browser.run("document.querySelector('#filters [value=upkeep]').click()")
-    assert browser.run(ROWS)[0].endswith("client to server, arp who has 10.0.0.2, tell 10.0.0.1")
+    assert browser.run(ROWS)[0].endswith("client to server, ARP who has 10.0.0.2, tell 10.0.0.1")
 
 
 def test_a_dropped_packet_ends_in_a_cross_and_the_reason_stands_at_its_host(browser: Page, tmp_path: Path) -> None:

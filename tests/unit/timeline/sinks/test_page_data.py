@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from labctl.structs import replace
-from labctl.timeline.events import Call, Drop, Flow, Packet, Reset, SocketKey, Source, Timeline
+from labctl.timeline.events import Call, Drop, Flow, Header, Packet, Reset, SocketKey, Source, Timeline
 from labctl.timeline.sinks.page_data import KINDS, columns
 from tests.timelines import CLIENT, SERVER, STARTED_NS, Builder, many, tcp_echo
 
@@ -115,11 +115,41 @@ def test_previews_are_the_beginning_of_text() -> None:
     assert [event["preview"] for event in events] == ["hello\\x0d\nworld", "", "é" * 12, "OK\n\\xff"]
 
 
+def test_packets_have_the_names_that_the_ladder_gives_them() -> None:
+    b = Builder()
+    b.packet(10, "client", "SYN", 0, 0)
+    b.packet(20, "client", "PSH ACK", 1, 1, b"\xff" * 16 + b"\0\x13\4")
+    syn, keepalive = b.events
+    assert isinstance(syn, Packet)
+    assert isinstance(keepalive, Packet)
+    port = replace(b.flow, target_port=179)
+    keepalive = replace(keepalive, header=replace(keepalive.header, flow=port), frame=bytes(12) + b"\x81\0\0\x0a")
+    common: dict[str, Any] = {"at_ns": STARTED_NS + 30_000, "host": "server", "source": Source.KERNEL, "seq": 0}
+    echo, data = (
+        replace(syn, header=header)
+        for header in (Header("icmp", summary="echo request 1"), Header("udp", Flow("udp", CLIENT, 7, SERVER, 9)))
+    )
+    dropped = Drop(reason="NETFILTER_DROP", header=keepalive.header, **common)
+    _, events = decoded(b.timeline(events=(syn, echo, data, keepalive, dropped)))
+    assert [event.get("about") for event in events] == [
+        "",
+        "ICMP echo request 1",
+        "UDP",
+        "BGP KEEPALIVE, VLAN 10",
+        None,
+    ]
+    assert events[-1]["header"] == f"PSH ACK, BGP KEEPALIVE, {port}"
+
+
 def test_hosts_of_a_large_lab_that_take_no_part_have_no_column() -> None:
     b = Builder()
     b.packet(10, "client", "SYN", 0, 0)
     many_hosts = ("h1", "client", "h2", "h3", "server")
     data, _ = decoded(b.timeline(hosts=many_hosts))
     assert data["hosts"] == ["client", "server"]
+    forwarded = replace(b.events[0], host="h1", receiver="server", seq=1)
+    b.events[0] = replace(b.events[0], receiver="h1")
+    data, _ = decoded(b.timeline(hosts=many_hosts, events=(b.events[0], forwarded)))
+    assert data["hosts"] == ["client", "server"]  # and a router that forwards has none
     few, _ = decoded(b.timeline(hosts=many_hosts[:3]))
     assert few["hosts"] == ["h1", "client", "h2"]
