@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack, suppress
+from time import process_time
 from typing import TYPE_CHECKING
 
 from labctl.cli.exec import ExecRequest
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from labctl.plan.operations import Plan
 
 REFRESH_S = 1.0
-_BUDGET = 0.1  # of the time may go into sampling: a large lab is sampled less often
+_BUDGET = 0.1  # of a processor's time may go into sampling: a large lab is sampled less often
 _SOCKET_NODES = 64  # nodes whose sockets are read
 _LOG_LINES = 200
 _ENTER, _LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"  # the alternate screen of xterm; hide the cursor
@@ -134,7 +135,7 @@ class Top:
         return 0
 
     def _refresh(self) -> None:
-        began_s = monotonic()
+        began_s, began_cpu_s = monotonic(), process_time()
         if not self.ui.is_paused:
             self._plan = self.lab.describe().plan  # `labctl up` may have changed it
             with suppress(KernelError):  # a node was removed meanwhile
@@ -142,8 +143,10 @@ class Top:
             if self._log is not None:
                 more = self._log.lines(self._log.more())
                 self._log_lines = (self._log_lines + [line.decode(errors="replace") for line in more])[-_LOG_LINES:]
-        took_s = monotonic() - began_s
-        self._next_s = monotonic() + max(REFRESH_S - took_s, took_s / _BUDGET - took_s)
+        took_s, cpu_s = monotonic() - began_s, process_time() - began_cpu_s
+        # Not by `took_s` alone, which is long while others use the processors. Keys are handled between samples.
+        self.ui.interval_s = max(REFRESH_S, 2 * took_s, cpu_s / _BUDGET)
+        self._next_s = began_s + self.ui.interval_s
 
     def _draw(self) -> None:
         rows, columns = window_of(1)

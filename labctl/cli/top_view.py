@@ -21,6 +21,7 @@ from labctl.structs import Struct, field
 
 KEYS = "Tab panel  arrows select  c cut/heal  s shell  p packets  l log  q quit"
 _UNCUT = 1000  # cells: rows are cut, not wrapped
+_SLOW_S = 2.0  # seconds between samples from which they are shown
 _ESCAPE = "\x1b"
 HELP = (
     "Tab, Shift-Tab   next, previous panel",
@@ -76,6 +77,7 @@ class Ui(Struct):
     message: str = ""
     is_paused: bool = False
     shows_help: bool = False
+    interval_s: float = 1.0  # between two samples
 
     def selection(self, panel: Panel, count: int) -> int:
         """Return the selected row of a panel with that many rows; 0 if it has none."""
@@ -104,6 +106,8 @@ def screen(sample: Sample, before: Sample | None, ui: Ui, log: Sequence[str], lo
     state = "paused" if ui.is_paused else f"up {age(time.time() - sample.started_at)}"
     running = sum(1 for each in sample.programs if each.state.value == "running")
     title = f"lab {sample.name}  {state}  {len(sample.nodes)} nodes  {running} programs"
+    if ui.interval_s >= _SLOW_S:
+        title += f"  every {ui.interval_s:.0f} s"
     if sample.left_out:
         title += f"  ({sample.left_out})"
     lines = [look.paint(shorten(title, look.width), Ink.STRONG)]
@@ -118,7 +122,7 @@ def screen(sample: Sample, before: Sample | None, ui: Ui, log: Sequence[str], lo
     }
     shown = {panel: body for panel, body in panels.items() if len(body) > 1 or panel is ui.focus}
     room = rows - 2 - 1  # the title, the message and the keys
-    heights = share({panel: len(body) + 1 for panel, body in shown.items()}, room)
+    heights = share({panel: len(body) + 1 for panel, body in shown.items()}, room, ui.focus)
     has_gaps = sum(heights.values()) + len(heights) <= room
     for panel, body in shown.items():
         lines += [*([""] if has_gaps else []), *_panel(panel, body, heights[panel], ui, look)]
@@ -128,11 +132,16 @@ def screen(sample: Sample, before: Sample | None, ui: Ui, log: Sequence[str], lo
     return lines
 
 
-def share(wanted: Mapping[Panel, int], room: int) -> dict[Panel, int]:
-    """Divide `room` rows: each panel gets what it asks for, or an equal part of what the smaller ones leave."""
+def share(wanted: Mapping[Panel, int], room: int, focus: Panel) -> dict[Panel, int]:
+    """Divide `room` rows: each panel gets what it asks for, or its part of what the smaller ones leave.
+
+    The part of `focus` is half as large again as that of another.
+    """
     heights: dict[Panel, int] = {}
-    for number, panel in enumerate(sorted(wanted, key=lambda each: wanted[each])):
-        part = max(room - sum(heights.values()), 0) // (len(wanted) - number)
+    parts = {panel: 3 if panel is focus else 2 for panel in wanted}
+    for panel in sorted(wanted, key=lambda each: wanted[each] / parts[each]):
+        left = sum(parts[each] for each in parts if each not in heights)
+        part = max(room - sum(heights.values()), 0) * parts[panel] // left
         heights[panel] = min(wanted[panel], part)
     return heights
 
@@ -145,7 +154,8 @@ def _panel(panel: Panel, body: Sequence[str], height: int, ui: Ui, look: Look) -
     focused = panel is ui.focus
     mark = ">" if focused else " "
     title = f"{mark} {panel.value.upper()}" if panel is not Panel.LOG else f"{mark} LOG  {head}"
-    lines = [look.paint(title, Ink.STRONG if focused else Ink.FAINT)]
+    ink = Ink.STRONG if focused else Ink.FAINT
+    lines = [look.paint(title, ink)]
     if panel is Panel.LOG:
         return [*lines, *rows[-(height - 1) :]][:height] if height > 1 else lines
     lines.append(head)
@@ -154,6 +164,8 @@ def _panel(panel: Panel, body: Sequence[str], height: int, ui: Ui, look: Look) -
         return lines[:height]
     at = ui.selection(panel, len(rows))
     first = max(0, min(at - room // 2, len(rows) - room))
+    if len(rows) > room:
+        lines[0] = look.paint(f"{title}  {first + 1} to {first + room} of {len(rows)}", ink)
     for number, row in enumerate(rows[first : first + room], first):
         chosen = focused and number == at and panel is not Panel.SOCKETS
         lines.append(_chosen(row, look) if chosen else row)

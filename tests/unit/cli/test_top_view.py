@@ -59,7 +59,17 @@ def test_a_cut_link_is_down() -> None:
 def test_the_selected_row_of_the_focused_panel_is_marked_and_stays_in_sight() -> None:
     many = replace(SAMPLE, nodes=tuple((f"h{number}", "host", ()) for number in range(1000)))
     ui = Ui(focus=Panel.NODES, selected={Panel.NODES: 700})
-    assert any(line.startswith(">h700 ") for line in shown(many, ui))
+    lines = shown(many, ui)
+    assert any(line.startswith(">h700 ") for line in lines)
+    (title,) = (line for line in lines if line.startswith("> NODES"))
+    first, last = (int(each) for each in title.split()[2:5:2])
+    assert first <= 701 <= last
+    assert title.endswith("of 1000")
+
+
+def test_the_time_between_samples_is_shown_if_it_is_long() -> None:
+    assert "every" not in shown()[0]
+    assert shown(ui=Ui(interval_s=8.2))[0].endswith("  every 8 s")
 
 
 def test_the_log_shows_its_end() -> None:
@@ -85,8 +95,11 @@ def test_a_rate_has_a_unit(bits_s: float, text: str) -> None:
 
 
 def test_small_panels_leave_their_rows_to_large_ones() -> None:
-    assert share({Panel.NODES: 3, Panel.LINKS: 100}, 20) == {Panel.NODES: 3, Panel.LINKS: 17}
-    assert share({Panel.NODES: 100, Panel.LINKS: 100}, 20) == {Panel.NODES: 10, Panel.LINKS: 10}
+    nodes, links = Panel.NODES, Panel.LINKS
+    assert share({nodes: 3, links: 100}, 20, nodes) == {nodes: 3, links: 17}
+    assert share({nodes: 100, links: 100}, 20, Panel.LOG) == {nodes: 10, links: 10}
+    assert share({nodes: 100, links: 100}, 20, links) == {nodes: 8, links: 12}
+    assert share({nodes: 9, links: 100, Panel.SOCKETS: 100}, 21, nodes) == {nodes: 9, links: 6, Panel.SOCKETS: 6}
 
 
 def test_a_painted_line_is_cut_by_what_people_see() -> None:
