@@ -20,7 +20,7 @@ from labctl.errors import InputError, LabctlError
 from labctl.scenario.model import Cancellation, Scenario
 from labctl.scenario.results import CallRecord, Listener, Outcome, ScenarioInfo, ScenarioResult, StepResult
 from labctl.structs import Struct
-from labctl.topology.model import NodeKind, links_between
+from labctl.topology.model import NodeKind, device_advice, links_between
 
 if TYPE_CHECKING:
     from labctl.api.core import Core
@@ -360,7 +360,9 @@ class Lab:
             raise ValueError(f"lab {self.name}: {error}") from error
         if not found:
             links = [str(link) for link in model.links if nodes[0] in (link.a.node, link.b.node)]
-            raise not_found(f"lab {self.name}: no link between {a} and {b}", f"{a} - {b}", links)
+            advice = device_advice(model.devices, a, b)
+            problem = f"lab {self.name}: no link between {a} and {b}"
+            raise not_found(f"{problem}: {advice}" if advice else problem, f"{a} - {b}", links)
         if len(found) > 1:
             several = ", ".join(str(link) for link in found)
             raise ValueError(f"lab {self.name}: several links between {a} and {b}: {several}; name an interface")

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from labctl.cli.lab_selection import attach, attach_lab_with, check_node, lab_name, suggestion
 from labctl.errors import InputError
-from labctl.plan.operations import AddVlan, LinkEnd, MakeLink, Operation, SetDown, SetUp
+from labctl.plan.operations import AddVlan, LinkEnd, MakeDevice, MakeLink, Operation, SetDown, SetUp
 from labctl.report.terminal import Cell, Ink, Look, render, standard_output, table, waiting
 from labctl.structs import Struct
-from labctl.topology.model import end_to_take_down, is_end, links_between, neighbours
+from labctl.topology.model import Endpoint, device_advice, end_to_take_down, is_end, links_between, neighbours
 
 if TYPE_CHECKING:
     from labctl.lab.client.handle import Lab
@@ -159,6 +159,9 @@ def cables_between(plan: Plan, first: str, second: str) -> list[Cable]:
         )
         if ends:
             return [Cable(near, far, is_pair=True) for near, far in ends]
+        devices = (Endpoint(one.node, one.name) for one in plan.operations if isinstance(one, MakeDevice))
+        if advice := device_advice(devices, first, second):
+            raise InputError(f"there is no link between {first} and {second}: {advice}.")
         known = dict.fromkeys(_links_of(plan, end.partition(":")[0]) for end in (first, second))
         raise InputError(f"there is no link between {first} and {second}. {' '.join(known)}")
     return [Cable(each.a, each.b) if is_end(each.a, first) else Cable(each.b, each.a) for each in found]

@@ -62,7 +62,7 @@ from labctl.scenario.requirements import KnownPrograms, unmet
 from labctl.scenario.state import NAME_RULE, has_references, is_name, is_template, references, references_within
 from labctl.structs import replace
 from labctl.topology.endpoints import Protocol, TcpState, parse_address, parse_endpoint, parse_listening, parse_state
-from labctl.topology.model import OWN_DIRECTORIES, FileTree, NodeKind, links_between
+from labctl.topology.model import OWN_DIRECTORIES, FileTree, NodeKind, device_advice, links_between
 
 if TYPE_CHECKING:
     from labctl.documents.yaml_tree import Document, KeyPath
@@ -474,7 +474,11 @@ class StepChecker:
             self._wrong((*path, "from"), f"`{body.from_}` is not an end of that link", suggestion(body.from_, ends))
         unknown = [(index, end) for index, end in enumerate(ends) if end not in self._nodes]
         for index, end in unknown:
-            hint = suggestion(end, self._nodes)
+            node, _, ifname = end.partition(":")
+            hint: Hint = suggestion(end, self._nodes)
+            if ifname and node in self._nodes:
+                hint = device_advice(self._topology.devices, end)
+                hint = hint or f"name the node {node}; `which: 2` selects the second of several links"
             self._wrong((*path, body.verb, index), f"there is no node or network `{end}`", hint)
         if unknown:
             return

@@ -506,6 +506,20 @@ def links_between(links: Iterable[L], first: str, second: str) -> list[L]:
     ]
 
 
+def device_advice(devices: Iterable[LinkEnd], *ends: str) -> str:
+    """Return what to do about the first of the ends that is one of these devices (NODE:INTERFACE); "" if none is."""
+    names = {f"{device.node}:{device.ifname}" for device in devices}
+    return next(
+        (
+            f"{end} is a virtual interface, not the end of a link: write its values at that interface or tunnel in"
+            " the file, and run `labctl up` with it"
+            for end in ends
+            if end in names
+        ),
+        "",
+    )
+
+
 def neighbours(
     links: Iterable[tuple[E, E]],
     first: str,
@@ -575,6 +589,11 @@ class Topology(Struct, frozen=True, dict=True):
     @property
     def hosts(self) -> tuple[Node, ...]:
         return tuple(node for node in self.nodes if node.kind is NodeKind.HOST)
+
+    @property
+    def devices(self) -> Iterator[Endpoint]:
+        """The virtual interfaces of all nodes."""
+        return (Endpoint(node.name, one.name) for node in self.nodes for one in node.interfaces if one.device)
 
     def neighbours(self, first: str, second: str) -> list[Link]:
         """Return the ends of two nodes on the same switch without a link of their own. InputError as `neighbours`."""

@@ -76,6 +76,13 @@ def test_a_missing_link_names_the_links_that_exist(pair: Plan) -> None:
         cables_between(pair, "client:eth7", "server")
 
 
+def test_a_virtual_interface_is_no_end_of_a_link() -> None:
+    tunnel = "tunnels: [{ends: [{node: a, interface: gre1}, {node: b, interface: gre1}], kind: gre}]"
+    plan = build(resolved("hosts: {a: , b: }", "links: [[a, b]]", tunnel))
+    with pytest.raises(InputError, match="a:gre1 is a virtual interface, not the end of a link: write its values"):
+        cables_between(plan, "a:gre1", "b:gre1")
+
+
 def test_hosts_on_one_network_have_values_for_each_other_but_no_link_to_take_down() -> None:
     star = build(topology.load("star:2"))
     (pair,) = cables_between(star, "h1", "h2")

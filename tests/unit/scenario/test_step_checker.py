@@ -201,6 +201,21 @@ def test_a_route_is_expected_in_a_vrf_that_the_node_has(tmp_path: Path, route: s
         loaded(tmp_path, step, header)
 
 
+@pytest.mark.parametrize(
+    ("end", "hint"),
+    [
+        ("a:eth0", "name the node a; `which: 2` selects the second of several links"),
+        ("a:mv0", "a:mv0 is a virtual interface, not the end of a link"),
+        ("c", "allowed: a, b"),
+    ],
+)
+def test_a_step_about_a_link_names_nodes(tmp_path: Path, end: str, hint: str) -> None:
+    header = "topology: {hosts: {a: {interfaces: {mv0: {macvlan: bridge, on: eth0}}}, b: }, links: [[a, b]]}\n"
+    said = complaint(tmp_path, f"  - link: {{between: ['{end}', b], set: {{loss: 1%}}}}\n", header)
+    assert f"there is no node or network `{end}`" in said
+    assert hint in said
+
+
 def test_a_comparison_may_only_use_known_variables() -> None:
     document = parse("that: $n == 1\n", "it.yaml")
     checker = ScriptChecker(document, None)
