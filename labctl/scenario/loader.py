@@ -75,6 +75,8 @@ def checked(
     steps = checker.read(raw_steps, ("steps",)) if isinstance(raw_steps, list) else ()
     diagnostics += checker.diagnostics
     if diagnostics:
+        import labctl.topology.schema  # noqa: F401 - hints name the parts of all files that have a key
+
         return None, diagnostics
     assert header is not None  # or there would be a diagnostic
     assert resolved is not None  # the same
