@@ -191,7 +191,7 @@ class CallsBody(BoundedBody):
     """Make system calls in a process on the host."""
 
     KIND = StepKind.CALLS
-    on = required(TEXT, "The host.")
+    on = required(NODES, "The host; a group or label for several at the same time.")
     process = defaulted(TEXT, "", "Name of the calling process; by default the first process of the host.")
     do = required(STRICT_TEXT, "The calls, one a line.")
 

@@ -184,7 +184,9 @@ class StepChecker:
         if key in SHORT_FAULTS:
             return StepKind.FAULT
         host = key.partition("/")[0]
-        if host in self._nodes or (self._topology is None and isinstance(body, str) and not _near_a_kind(key)):
+        if host in self._nodes or (isinstance(body, str) and self._members(host)):
+            return StepKind.CALLS
+        if self._topology is None and isinstance(body, str) and not _near_a_kind(key):
             return StepKind.CALLS
         return None
 
@@ -203,10 +205,18 @@ class StepChecker:
         self.diagnostics.append(self._document.diagnostic((*path, key), problem, hint, key=True, in_schema=in_schema))
 
     def _one_kind(
-        self, key: str, data: Any, path: KeyPath, number: int, title: str, within_s: float | None
+        self,
+        key: str,
+        data: Any,
+        path: KeyPath,
+        number: int,
+        title: str,
+        within_s: float | None,
+        text_path: KeyPath | None = None,  # of calls
     ) -> Step | None:
         kind = self._kind_of(key, data)
         assert kind is not None
+        text_path = text_path or (path if key != "calls" else (*path, "do"))
         if kind is StepKind.CALLS and key != "calls":
             host, _, process = key.partition("/")
             data = {"on": host, "process": process, "do": data}
@@ -214,8 +224,11 @@ class StepChecker:
             data = {key: data}
         elif BODIES[kind].SHORT and isinstance(data, str):
             data = {BODIES[kind].SHORT: data}
-        if nodes := self._several(kind, data):
-            return self._on_each(nodes, kind, data, path, number, title, within_s)
+        nodes = self._several(kind, data)
+        if len(nodes) > 1:
+            return self._on_each(nodes, kind, data, path, number, title, within_s, text_path)
+        if nodes:
+            data = {**data, "on": nodes[0]}
         before = len(self.diagnostics)
         body = self._body(kind, data, path)
         own = _without_steps(kind, data)
@@ -225,7 +238,6 @@ class StepChecker:
             return None
         script: Program | None = None
         branches: tuple[tuple[Step, ...], ...] = ()
-        text_path = path if key != "calls" else (*path, "do")
         match body:
             case CallsBody():
                 script = self._calls(body, text_path)
@@ -258,12 +270,16 @@ class StepChecker:
         if isinstance(on, list) and all(isinstance(word, str) for word in on):
             found = (self._several(kind, {"on": word}) or (word,) for word in on)
             return tuple(dict.fromkeys(node for nodes in found for node in nodes))
-        if not isinstance(on, str) or is_template(on) or on in self._nodes or self._topology is None:
+        return self._members(on) if isinstance(on, str) else ()
+
+    def _members(self, word: str) -> tuple[str, ...]:
+        """Return the nodes of a group or with a label; none for the name of a node."""
+        if is_template(word) or word in self._nodes or self._topology is None:
             return ()
         from labctl.topology.selection import select, with_addresses
 
         try:
-            return with_addresses(self._topology.nodes, select(self._topology.nodes, [on]))
+            return with_addresses(self._topology.nodes, select(self._topology.nodes, [word]))
         except Mistake:
             return ()  # reported as an unknown host
 
@@ -276,22 +292,26 @@ class StepChecker:
         number: int,
         title: str,
         within_s: float | None,
+        text_path: KeyPath,
     ) -> Step | None:
         """Return the step on each of these nodes at the same time: branches of `parallel`."""
         named = " ".join(data["on"]) if isinstance(data["on"], list) else data["on"]
-        if data.get("save") is not None:
-            self._wrong((*path, "save"), f"`{named}` is several nodes, each with values of its own", "name one node")
+        saved = re.search(_ASSIGNED_VARIABLE, str(data.get("do", "")))
+        if data.get("save") is not None or saved:
+            at = text_path if saved else (*path, "save")
+            what = f"`{named}` is several nodes, each with values of its own"
+            self._wrong(at, what, "write a step for each node, with variables of its own")
             return None
         steps: list[Step] = []
         for node in nodes:
-            step = self._one_kind(kind.value, {**data, "on": node}, path, 1, "", within_s)
+            step = self._one_kind(kind.value, {**data, "on": node}, path, 1, "", within_s, text_path)
             if step is None:
                 return None  # the others have the same mistakes
             steps.append(step)
         return replace(
             steps[0],
             number=number,
-            title=title or re.sub(f" on {re.escape(nodes[0])}$", f" on {named}", steps[0].title),
+            title=title or re.sub(f" on {re.escape(nodes[0])}(?=/|$)", f" on {named}", steps[0].title),
             within_s=None,
             body=ParallelBody({"branches": []}),
             data=[],
@@ -301,6 +321,11 @@ class StepChecker:
 
     def _body(self, kind: StepKind, data: Any, path: KeyPath) -> Body | None:
         shape = BODIES[kind]
+        program = data.get("process") if isinstance(data, dict) else data
+        if isinstance(program, list) and "process" in shape.KEYS and kind is not StepKind.CALLS:
+            hint = "write a step for each program, inside `parallel` for all at the same time"
+            self._misshapen((*path, "process") if program is not data else path, f"`{kind}` takes one program", hint)
+            return None
         if shape.KEYS and not isinstance(data, dict):
             form = f"`{kind}` takes a mapping: {', '.join(shape.KEYS)}"
             self._misshapen(path, f"expected a mapping, got {describe(data)}", form)
@@ -476,7 +501,9 @@ class StepChecker:
         for index, end in unknown:
             node, _, ifname = end.partition(":")
             hint: Hint = suggestion(end, self._nodes)
-            if ifname and node in self._nodes:
+            if members := self._members(end):
+                hint = f"it is several nodes: write a step for each, of {', '.join(members[:4])}"
+            elif ifname and node in self._nodes:
                 hint = device_advice(self._topology.devices, end)
                 hint = hint or f"name the node {node}; `which: 2` selects the second of several links"
             self._wrong((*path, body.verb, index), f"there is no node or network `{end}`", hint)

@@ -207,10 +207,12 @@ def test_a_route_is_expected_in_a_vrf_that_the_node_has(tmp_path: Path, route: s
         ("a:eth0", "name the node a; `which: 2` selects the second of several links"),
         ("a:mv0", "a:mv0 is a virtual interface, not the end of a link"),
         ("c", "allowed: a, b"),
+        ("both", "it is several nodes: write a step for each, of a, b"),
     ],
 )
 def test_a_step_about_a_link_names_nodes(tmp_path: Path, end: str, hint: str) -> None:
-    header = "topology: {hosts: {a: {interfaces: {mv0: {macvlan: bridge, on: eth0}}}, b: }, links: [[a, b]]}\n"
+    header = "topology: {hosts: {a: {interfaces: {mv0: {macvlan: bridge, on: eth0}}}, b: },\n"
+    header += "  links: [[a, b]], groups: {both: [a, b]}}\n"
     said = complaint(tmp_path, f"  - link: {{between: ['{end}', b], set: {{loss: 1%}}}}\n", header)
     assert f"there is no node or network `{end}`" in said
     assert hint in said
@@ -249,6 +251,23 @@ def test_a_step_on_a_group_is_a_step_on_each_of_its_nodes(tmp_path: Path) -> Non
     assert {step.host for (step,) in run.branches} == {"web-1", "web-2", "db"}
 
 
+def test_calls_on_a_group_are_calls_on_each_of_its_nodes(tmp_path: Path) -> None:
+    steps = "  - every: s = socket(AF_INET, SOCK_DGRAM)\n  - web-2: close(s)\n"
+    steps += "  - calls: {on: [web-1, db], process: w, do: getpid()}\n  - edge/w: |\n      getpid()\n"
+    every, _, listed, labelled = loaded(tmp_path, steps, FLEET).steps
+    assert ([step.host for (step,) in every.branches], every.title) == (["web-1", "web-2", "db"], "calls on every")
+    assert ([step.host for (step,) in listed.branches], listed.title) == (["web-1", "db"], "calls on web-1 db/w")
+    assert [(step.host, step.text_line, step.text_column) for (step,) in labelled.branches] == [
+        ("web-1", 8, 7),
+        ("web-2", 8, 7),
+    ]
+
+
+def test_a_list_of_one_node_is_that_node(tmp_path: Path) -> None:
+    (step,) = loaded(tmp_path, "  - run: {on: [db], run: ['true'], save: {stdout: x}}\n", FLEET).steps
+    assert (step.kind, step.host) == (StepKind.RUN, "db")
+
+
 @pytest.mark.parametrize(
     ("steps", "message"),
     [
@@ -257,6 +276,10 @@ def test_a_step_on_a_group_is_a_step_on_each_of_its_nodes(tmp_path: Path) -> Non
         ("  - run: {on: [], run: ['true']}\n", "expected at least 1 entry"),
         ("  - run: {on: web, run: ['true'], save: {stdout: x}}\n", "`web` is several nodes"),
         ("  - run: {on: web, run: ['true'], color: red}\n", "unknown key `color`"),
+        ("  - web: |\n      $pid = getpid()\n", "`web` is several nodes, each with values of its own"),
+        ("  - web: getpidd()\n", "did you mean `getpid`?"),
+        ("  - stop: [a, b]\n", "`stop` takes one program"),
+        ("  - signal: {process: [a, b], signal: HUP}\n", "`signal` takes one program"),
     ],
 )
 def test_a_mistake_in_a_step_on_a_group_is_reported_once(steps: str, message: str, tmp_path: Path) -> None:
