@@ -14,7 +14,7 @@ from labctl.cli.lab_selection import attach, attach_lab_with, suggestion
 from labctl.cli.signals import Signals
 from labctl.clock import monotonic
 from labctl.errors import InputError, LabError, describe_errno
-from labctl.report.terminal import Ink, Screen, is_terminal, shorten, standard_error, standard_output
+from labctl.report.terminal import Ink, Screen, is_terminal, shorten, silence, standard_error, standard_output
 from labctl.structs import Struct
 from labctl.timeline.event_text import packet_text
 from labctl.timeline.events import AnyEvent, Loss, Packet, Source, Timeline
@@ -89,7 +89,7 @@ def capture(
             if file is None:
                 run.show(standard_output())
             else:
-                run.write(file)
+                run.write(file, write or STANDARD_OUTPUT)
     return 0
 
 
@@ -102,6 +102,8 @@ def _attach(target: str, lab: str | None) -> Lab:
 
 def _opened(path: str) -> BinaryIO:
     if path == STANDARD_OUTPUT:
+        if sys.stdout is None:
+            raise InputError("labctl capture: -w -: cannot write: standard output is closed. Try: -w FILE")
         return open(os.dup(sys.stdout.fileno()), "wb")
     try:
         return open(path, "wb")
@@ -180,8 +182,8 @@ class _Capture:
 
         self._run(write, sys.stdout)
 
-    def write(self, file: BinaryIO) -> None:
-        """Write pcapng."""
+    def write(self, file: BinaryIO, name: str) -> None:
+        """Write pcapng; `name` is the file's, for messages."""
         writer = PcapngWriter(file, self._began.nodes, self._began.wires, self._began.clock, comment=self._began.title)
 
         def write(packets: Sequence[Packet]) -> None:
@@ -191,10 +193,11 @@ class _Capture:
         try:
             file.flush()
             writer.losses(self._run(write, file))
-        except BrokenPipeError:  # Wireshark has been closed
-            return
         except OSError as error:
-            raise LabError(f"labctl capture: cannot write: {describe_errno(error.errno or 0)}.") from error
+            silence(file)
+            if isinstance(error, BrokenPipeError):  # Wireshark has been closed
+                return
+            raise LabError(f"labctl capture: -w {name}: cannot write: {describe_errno(error.errno or 0)}.") from error
 
     def _line(self, packet: Packet, names: Mapping[str, str], *, with_interface: bool) -> str:
         at_s = (packet.at_ns - self._began.started_ns) / 1e9

@@ -6,7 +6,7 @@ import errno
 import os
 import sys
 
-from labctl.errors import describe_errno
+from labctl.errors import LabError, describe_errno
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,6 +108,20 @@ def report_bug(error: Exception) -> int:
 def is_short_of_descriptors(error: Exception) -> TypeGuard[OSError]:
     """Whether the process or the machine has too many open files."""
     return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def write_bytes(data: bytes) -> None:
+    """Write to standard output, if it is open. LabError if it takes no more; BrokenPipeError if its reader has gone."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        discard(sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise LabError(f"<stdout>: cannot write: {describe_errno(error.errno or 0)}.") from error
 
 
 def flush() -> None:

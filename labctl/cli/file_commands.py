@@ -6,7 +6,8 @@ import errno
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from labctl.cli import files
@@ -24,6 +25,9 @@ _STARTER = {
         for kind in ("topology", "scenario")
     },
 }
+
+
+_OF_NO_PATH = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
 
 
 def examples(name: str | None, copy_to: Path | None) -> int:
@@ -81,13 +85,24 @@ def copy_example(name: str, directory: Path) -> None:
     contents = {example.name: text.encode(), **contents}
     if taken := [str(directory / each) for each in contents if os.path.lexists(directory / each)]:
         raise InputError(f"{', '.join(taken)}: cannot copy: the file exists. Give another directory.")
-    for each, content in contents.items():
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            (directory / each).write_bytes(content)
-        except OSError as error:
-            raise cannot_write(directory / each, error) from error
-        standard_output().line(f"wrote {directory / each}")
+    _write_new(directory, contents)
+
+
+def _write_new(directory: Path, contents: Mapping[str, bytes]) -> None:
+    """Write files that do not exist, by their names in the directory: all, or none. InputError, LabError."""
+    with ExitStack() as undo:
+        for name, content in contents.items():
+            path = directory / name
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with path.open("xb") as file:
+                    undo.callback(path.unlink)
+                    file.write(content)
+            except OSError as error:
+                raise cannot_write(path, error) from error
+        undo.pop_all()
+    for name in contents:
+        standard_output().line(f"wrote {directory / name}")
 
 
 def _example(name: str) -> Path:
@@ -123,7 +138,7 @@ def _table(screen: Screen, title: str, rows: dict[str, str], width: int) -> None
 def cannot_write(path: object, error: OSError) -> LabctlError:
     """Return InputError if another path may work, LabError if the disk is full or broken."""
     number = error.errno or 0
-    kind = LabError if number in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE) else InputError
+    kind = LabError if number in _OF_NO_PATH else InputError
     return kind(f"{path}: cannot write: {describe_errno(number)}.")
 
 
@@ -136,16 +151,8 @@ def init(directory: Path) -> int:
         raise InputError(
             f"{directory}: already contains {', '.join(existing)}; labctl overwrites nothing. Give another directory."
         )
-    try:
-        for name, source in _STARTER.items():
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            with (directory / name).open("x", encoding="utf-8") as file:
-                file.write(source.read_text("utf-8"))
-    except OSError as error:
-        raise cannot_write(error.filename or directory, error) from error
+    _write_new(directory, {name: source.read_bytes() for name, source in _STARTER.items()})
     screen = standard_output()
-    for name in _STARTER:
-        screen.line(f"wrote {directory / name}")
     screen.line()
     screen.line("Try:")
     for command in (

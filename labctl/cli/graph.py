@@ -70,8 +70,10 @@ def write(text: str, output: Path | None) -> None:
     if output is None:
         standard_output().write_bytes(text.encode())
         return
+    from labctl.report.artifacts import write_file
+
     try:
-        output.write_text(text, encoding="utf-8")
+        write_file(output, text.encode())
     except OSError as error:
         from labctl.cli.file_commands import cannot_write
 

@@ -38,8 +38,10 @@ def import_file(
         return 0
     if os.path.lexists(output) and not force:
         raise InputError(f"{output}: the file exists. Give another name, or --force to replace it.")
+    from labctl.report.artifacts import write_file
+
     try:
-        output.write_text(found.text, "utf-8")
+        write_file(output, found.text.encode())
     except OSError as error:
         raise cannot_write(output, error) from error
     show_report(found, every=True)

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
     from types import FrameType
-    from typing import NoReturn
+    from typing import NoReturn, TextIO
 else:
     import _signal as signal  # without the enums of `signal`
 
@@ -56,6 +56,7 @@ def _use_utf8() -> None:
     is_utf8_mode_ours = "utf8" in sys._xoptions
     if sys.getfilesystemencoding() != "utf-8" and not is_utf8_mode_ours:
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    sys.stdout, sys.stderr = _buffered(sys.stdout), _buffered(sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None if it was closed
             stream.reconfigure(errors="backslashreplace")
@@ -63,6 +64,17 @@ def _use_utf8() -> None:
                 import locale
 
                 stream.reconfigure(encoding=locale.getencoding())
+
+
+def _buffered(stream: TextIO) -> TextIO:
+    """Return the stream with a buffer, which writes what a write(2) leaves over, or reports why it cannot.
+
+    With PYTHONUNBUFFERED, Python drops that, as on a full disk and at `ulimit -f`. Each writer flushes.
+    """
+    if not isinstance(stream, io.TextIOWrapper) or not isinstance(stream.buffer, io.RawIOBase):
+        return stream
+    encoding, errors = stream.encoding, stream.errors
+    return io.TextIOWrapper(io.BufferedWriter(stream.detach()), encoding, errors, line_buffering=True)
 
 
 def _dispatch(words: list[str]) -> int:

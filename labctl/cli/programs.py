@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from labctl.cli.exec import ExecRequest, check_request, start_in_background
-from labctl.cli.exit import Stopped
+from labctl.cli.exit import Stopped, write_bytes
 from labctl.cli.lab_selection import attach_as, attach_client, suggestion
 from labctl.errors import InputError, LabGone
 from labctl.lab.client.lab_client import LabClient
@@ -178,5 +177,4 @@ def _print(log: Log, data: bytes, width: int, *, last: int | None = None, final:
     if not whole:
         return
     prefix = f"{log.label:<{width}} | ".encode() if width else b""
-    sys.stdout.buffer.write(b"".join(prefix + line + b"\n" for line in whole))
-    sys.stdout.buffer.flush()
+    write_bytes(b"".join(prefix + line + b"\n" for line in whole))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 
-from labctl.cli.exit import complain
+from labctl.cli.exit import complain, write_bytes
 from labctl.errors import LabctlError
 from labctl.lab.client import registry, state_dir
 from labctl.lab.client.lab_client import LabClient
@@ -60,7 +58,7 @@ def _show_labs(listed: Sequence[ListedLab]) -> None:
     from labctl.report.terminal import Cell, Ink, age, standard_output, table
 
     if not listed:
-        sys.stderr.write("No lab is running. Try: labctl up pair\n")
+        complain("No lab is running. Try: labctl up pair")
         return
     screen = standard_output()
     now = time.time()
@@ -85,7 +83,7 @@ def _show_processes(listed: Sequence[ListedLab]) -> None:
     screen = standard_output()
     rows = process_rows([process for each in listed if each.description for process in each.description.processes])
     if not rows and not any(each.problem for each in listed):
-        sys.stderr.write("No program runs. To start one: labctl start NODE -- COMMAND\n")
+        complain("No program runs. To start one: labctl start NODE -- COMMAND")
         return
     screen.write(table(screen.look, ("NODE", "NAME", "PID", "SINCE", "STATE", "COMMAND"), rows))
 
@@ -168,7 +166,7 @@ def _show_json(listed: Sequence[ListedLab]) -> None:
                 "faults": [fault.as_data() for fault in description.faults],
             }
         )
-    os.write(1, (json.dumps(labs, indent=2) + "\n").encode())
+    write_bytes((json.dumps(labs, indent=2) + "\n").encode())
 
 
 def _process_json(process: ProcessInfo) -> dict[str, object]:

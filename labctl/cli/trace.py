@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import select
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -223,5 +222,4 @@ def _write_files(timeline: Timeline, files: dict[str, Path]) -> None:
 
     for name, path in files.items():
         save(timeline, path, format_named(name))
-        if path != Path("-") and sys.stderr is not None:
-            standard_error().line(f"wrote {path}")
+        standard_error().line(f"wrote {path}")

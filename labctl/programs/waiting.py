@@ -138,8 +138,8 @@ class Watcher:
         """
         self._new.append((fd, readable, look))
         if not self._started:
+            self._thread.start()  # RuntimeError if there are too many processes
             self._started = True
-            self._thread.start()
         os.eventfd_write(self._wake, 1)
 
     def drop(self, fds: tuple[int, ...], then: Callable[[], None]) -> None:

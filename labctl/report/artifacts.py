@@ -16,6 +16,7 @@ read: `testsuite` with counts and time, `testcase` with name, classname, time an
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -39,6 +40,8 @@ from labctl.structs import to_builtins
 
 def check_writable(path: Path, option: str) -> None:
     """Check, before anything is built, that `path`, the value of `option`, can be written. InputError."""
+    if path == Path("-"):
+        raise InputError(f"{option} -: cannot write to standard output. Give the name of a file.")
     try:
         if path.is_dir():
             raise InputError(f"{option} {path}: is a directory. Give the name of a file in it.")
@@ -56,14 +59,32 @@ def check_writable(path: Path, option: str) -> None:
 
 
 def write_whole(path: Path, data: bytes) -> None:
-    """Replace `path` by a file of `data` in one step; write to a device or pipe directly. LabError."""
+    """`write_file`, for a report. LabError."""
     try:
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            path.write_bytes(data)
-            return
-        replace_file(Path(os.path.realpath(path)), data)  # a symbolic link stays one
+        write_file(path, data)
     except OSError as error:
         raise LabError(f"{path}: cannot write the report: {describe_errno(error.errno)}.") from error
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace `path` by a file of `data` in one step, with the mode of the file before. OSError.
+
+    Write directly to a device or pipe, and to a file that cannot be replaced: in another user's directory, or mounted.
+    """
+    path = Path(os.path.realpath(path))  # a symbolic link stays one
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        replace_file(path, data)
+        return
+    if stat.S_ISREG(mode):
+        try:
+            replace_file(path, data, mode=stat.S_IMODE(mode))
+            return
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EBUSY):
+                raise
+    path.write_bytes(data)
 
 
 def replace_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
@@ -193,14 +214,14 @@ def prepare(directory: Path) -> None:
             raise InputError(
                 f"--artifacts {directory}: has a {SCENARIOS}/ that is not labctl's. Give another directory."
             )
-        for name in sorted(known & names):
+        for name in sorted(known & names, key=lambda name: name == RESULT):
             path = directory / name
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
             else:
                 path.unlink()
+        _write(directory / RESULT, b"{}\n")  # shows, also after a kill or on a full disk, whose directory this is
         (directory / SCENARIOS).mkdir(mode=0o700)
-        _write(directory / RESULT, b"{}\n")  # tells, also after a kill, whose directory this is
     except OSError as error:
         raise InputError(f"--artifacts {directory}: cannot be written: {describe_errno(error.errno)}.") from error
 

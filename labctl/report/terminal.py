@@ -15,7 +15,7 @@ from labctl.printable import in_log, painted, printable
 TYPE_CHECKING = False  # that of `typing`, which `labctl --help` does not need
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import Protocol, TextIO
+    from typing import IO, Any, Protocol, TextIO
 
     from labctl.scenario.results import Outcome
 
@@ -334,7 +334,7 @@ class Screen:
         self.write([self.look.paint(part, ink) for part in printable(text).split("\n")])
 
 
-def silence(stream: TextIO) -> None:
+def silence(stream: IO[Any]) -> None:
     """Send what `stream` still buffers, and all later output, to /dev/null, so that closing cannot fail."""
     null = os.open(os.devnull, os.O_WRONLY)
     try:

@@ -82,8 +82,10 @@ class Callers:
             with suppress(LabctlError, RuntimeError):  # the step that needs one tries again, and reports the error
                 self._ahead.update(zip(hosts, self._lab.start_agents(hosts), strict=True))
 
-        self._starter = threading.Thread(target=start, name="labctl-callers")
-        self._starter.start()
+        starter = threading.Thread(target=start, name="labctl-callers")
+        with suppress(RuntimeError):  # too few processes or too little memory: each step starts its own
+            starter.start()
+            self._starter = starter
 
     @contextmanager
     def using(self, at: StepRun, host: str, process: str) -> Iterator[Session]:

@@ -92,9 +92,7 @@ def run_many(
     jobs = max(1, options.jobs)
     workers = min(jobs, len(scenarios) * (jobs if options.repeat is None else options.repeat))
     threads = [threading.Thread(target=work, name=f"labctl-scenario-{number}") for number in range(workers)]
-    for thread in threads:
-        thread.start()
-    _join(threads, cancellation)
+    _run_threads(threads, cancellation)
     if raised:
         raise raised[0]
     done = tuple(results[index] for index in sorted(results))
@@ -115,9 +113,11 @@ def _until_failure_or_cancel(
         yield run
 
 
-def _join(threads: Sequence[threading.Thread], cancellation: Cancellation) -> None:
-    """Wait for the threads; an interruption cancels the run first."""
+def _run_threads(threads: Sequence[threading.Thread], cancellation: Cancellation) -> None:
+    """Start the threads and wait for them; an interruption, or one that cannot be started, cancels the run first."""
     try:
+        for thread in threads:
+            thread.start()
         for thread in threads:
             # Python runs a signal handler only after an endless wait if the signal arrives just before it.
             while thread.is_alive():
@@ -125,7 +125,8 @@ def _join(threads: Sequence[threading.Thread], cancellation: Cancellation) -> No
     except BaseException as interruption:  # KeyboardInterrupt, or an exception of a signal handler
         cancellation.cancel(str(interruption) or "interrupted")
         for thread in threads:
-            thread.join()
+            if thread.ident is not None:  # it was started
+                thread.join()
         raise
 
 

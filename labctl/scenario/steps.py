@@ -268,10 +268,17 @@ def _parallel(at: StepRun) -> Done:
         threading.Thread(target=branch, args=(number, steps), name=f"labctl-step-{at.index}.{number}")
         for number, steps in enumerate(at.step.branches, 1)
     ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    try:
+        for thread in threads:
+            thread.start()
+    except RuntimeError as error:  # too many processes or too little memory
+        scope.cancel(str(error))
+        at.run.callers.interrupt()
+        raise
+    finally:
+        for thread in threads:
+            if thread.ident is not None:  # it was started
+                thread.join()
     if raised:
         raise raised[0]
     at.scope.check()

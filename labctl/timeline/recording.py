@@ -35,6 +35,7 @@ from labctl.timeline.spool import (
     Record,
     SpoolReader,
     dropped_of,
+    make_spool,
 )
 from labctl.topology.model import NodeKind
 
@@ -148,7 +149,7 @@ class Recording:
         if is_large:
             options = replace(options, packets=False, sample_interval_s=0)
         with ExitStack() as ours:
-            memory = os.memfd_create("labctl-spool", os.MFD_CLOEXEC)
+            memory = make_spool(options.limit_bytes)
             spool = SpoolReader(memory, options.limit_bytes)
             ours.callback(spool.close)
             process, channel = recorders.connect()

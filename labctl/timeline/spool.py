@@ -6,6 +6,7 @@ what that had. The owner decodes records when something reads the recording.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from enum import IntEnum
 
 from labctl.clock import monotonic_ns
+from labctl.errors import MachineError, describe_errno
 from labctl.structs import Struct, json_decode, json_encode
 
 WHOLE_LAB = 0xFFFF  # the index of a node, for records of no node
@@ -73,13 +75,29 @@ def half_bytes(limit_bytes: int) -> int:
     return max(limit_bytes // 2, HALF_BYTES_MIN) // mmap.PAGESIZE * mmap.PAGESIZE
 
 
+def make_spool(limit_bytes: int) -> int:
+    """Return a descriptor, which the caller owns, of a new spool of that limit. MachineError.
+
+    It has its size (sparse) from the start: a limit on the size of files applies to it, too (memfd_create(2)).
+    """
+    file = os.memfd_create("labctl-spool", os.MFD_CLOEXEC)
+    size = _CONTROL_BYTES + 2 * half_bytes(limit_bytes)
+    try:
+        os.ftruncate(file, size)
+    except OSError as error:
+        os.close(file)
+        hint = "See `ulimit -f`." if error.errno == errno.EFBIG else "Is there enough memory?"
+        reason = f"{describe_errno(error.errno or 0)}. {hint}"
+        raise MachineError(f"recording: cannot make a file of {size >> 20} MiB in memory: {reason}") from error
+    return file
+
+
 class SpoolWriter:
-    """Writes records to a file that the caller keeps open."""
+    """Writes records to a spool that the caller keeps open."""
 
     def __init__(self, file: int, limit_bytes: int) -> None:
         self._file = file
         self._half_bytes = half_bytes(limit_bytes)
-        os.ftruncate(file, _CONTROL_BYTES + 2 * self._half_bytes)  # sparse
         self._control = mmap.mmap(file, _CONTROL_BYTES)
         self._half = self._used = self._used_before = 0
         self._counts: list[dict[tuple[int, int], list[int]]] = [{}, {}]  # of the half before and the current one
@@ -154,8 +172,6 @@ class SpoolReader:
     def _state(self) -> tuple[int, int, int]:
         while True:
             control = os.pread(self._file, _CONTROL.size, 0)
-            if len(control) < _CONTROL.size:  # the recorder has not begun
-                return 0, 0, 0
             half, used, used_before, check = _CONTROL.unpack(control)
             if half == check:
                 return half, used, used_before

@@ -329,6 +329,40 @@ def test_a_full_disk_is_no_mistake_of_the_command_line(tmp_path: Path) -> None:
     assert cannot_write("x", OSError(errno.EACCES, "")).exit_status == 2
 
 
+def with_small_files(*arguments: object, stdout: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run labctl where a file has at most 2 KiB (bash) or 1 KiB, and Python has no buffer of its own."""
+    limited = ["sh", "-c", 'ulimit -f 2 && exec "$@"', "sh", LABCTL]
+    with (stdout or Path(os.devnull)).open("wb") as file:
+        return subprocess.run(
+            [*limited, *map(str, arguments)],
+            env=environment(PYTHONUNBUFFERED="1"),
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+
+
+def test_output_that_does_not_fit_into_its_file_is_reported(tmp_path: Path) -> None:
+    ran = with_small_files("plan", "office", stdout=tmp_path / "plan")
+    assert (ran.returncode, ran.stderr) == (4, "<stdout>: cannot write: EFBIG, File too large.\n")
+
+
+@pytest.mark.parametrize(
+    "arguments", [("graph", "office", "-o", "office.svg"), ("init", "."), ("examples", "c-programs", "--copy", ".")]
+)
+def test_a_file_that_does_not_fit_is_not_written_in_part(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    ran = with_small_files(*arguments)
+    assert ran.returncode == 4, ran.stderr
+    assert "cannot write: EFBIG, File too large." in " ".join(ran.stderr.split())
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
 NO_MACHINE = """
 import os, subprocess, sys
 from labctl.kernel import syscalls

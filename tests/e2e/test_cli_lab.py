@@ -19,6 +19,7 @@ import pytest
 from labctl.lab.client import state_dir
 from tests.e2e.command import ECHO, LABCTL, REFUSED, TIMEOUT_S, environment, labctl
 from tests.e2e.running import give, running
+from tests.integration.detached import becomes
 
 NAME = f"c{os.getpid()}"
 OTHER = f"o{os.getpid()}"
@@ -537,3 +538,51 @@ def test_a_lab_that_goes_down_ends_exec_with_125() -> None:
         done("down", OTHER)
         assert process.wait(20) == 125
         assert f"lab {OTHER}" in process.stderr.read()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ps",),
+        ("ps", "--format", "json"),
+        ("inspect",),
+        ("logs", "server/writer"),
+        ("capture", "client", "--for", "10ms", "-w", "-"),
+    ],
+)
+def test_output_to_a_full_disk_is_an_error_and_no_bug(lab: str, words: tuple[str, ...]) -> None:
+    full = Path("/dev/full")
+    if not full.exists():
+        pytest.skip("no /dev/full")
+    if words[0] == "logs":
+        done("start", "server", "--name", "writer", "--", "sh", "-c", "echo written; exec sleep 1000")
+        assert becomes(lambda: done("logs", "server/writer") == "written\n")
+    with full.open("wb") as stdout:
+        ran = subprocess.run(
+            [LABCTL, *words],
+            env=environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    if words[0] == "logs":
+        done("stop", "server/writer")
+    assert ran.returncode == 4
+    assert ran.stderr.endswith(": cannot write: ENOSPC, No space left on device.\n")
+
+
+def test_a_capture_to_a_closed_standard_output_is_refused(lab: str) -> None:
+    command = shlex.join([LABCTL, "capture", "client", "-w", "-"])
+    ran = subprocess.run(
+        ["sh", "-c", f"{command} >&-"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert ran.returncode == 2
+    assert "standard output is closed" in ran.stderr

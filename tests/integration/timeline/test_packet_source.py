@@ -20,7 +20,7 @@ from labctl.timeline.packet_source import PAUSE_NS, RING_WORTH, PacketSource
 from labctl.timeline.recorder_settings import PacketSettings
 from labctl.timeline.recording import Recording, RecordOptions
 from labctl.timeline.sources.packets import sightings
-from labctl.timeline.spool import Kind, SpoolReader, SpoolWriter
+from labctl.timeline.spool import Kind, SpoolReader, SpoolWriter, make_spool
 from tests.integration.inside import packets_dropped
 from tests.labs import pair_plan
 
@@ -85,7 +85,7 @@ def test_a_node_without_memory_for_a_ring_is_named_and_keeps_its_queue(
         source.drain(spool)
 
     monkeypatch.setattr(packet_source, "PacketRing", refuse)
-    memory = os.memfd_create("spool")
+    memory = make_spool(1 << 22)
     spool, reader = SpoolWriter(memory, 1 << 22), SpoolReader(memory, 1 << 22)
     try:
         now, later = (lab.socket("client", socket.AF_PACKET, socket.SOCK_RAW) for _ in range(2))

@@ -12,7 +12,7 @@ from labctl.kernel import bpf
 from labctl.lab.client.handle import Lab
 from labctl.timeline.events import Drop, Packet, Reset, Source, State
 from labctl.timeline.recording import Recording, RecordOptions
-from labctl.timeline.spool import LOST_PAYLOAD, Kind, SpoolReader, SpoolWriter
+from labctl.timeline.spool import LOST_PAYLOAD, Kind, SpoolReader, SpoolWriter, make_spool
 from labctl.timeline.tracer_source import OTHER_ABI, SharedTracer, TracerSource, open_tracer
 from tests import skips
 from tests.labs import pair_plan
@@ -73,7 +73,7 @@ def test_packet_and_drop_and_reset_of_a_refused_port_stand_in_the_order_of_their
 @needs_bpf
 @pytest.mark.stock_kernel
 def test_events_that_find_the_ring_full_are_a_loss_of_the_recording(labs: tuple[Lab, Lab]) -> None:
-    memory = os.memfd_create("spool")
+    memory = make_spool(1 << 22)
     try:
         spool, reader = SpoolWriter(memory, 1 << 22), SpoolReader(memory, 1 << 22)
         with bpf.Tracer(ring_bytes=4096) as tracer:
@@ -98,7 +98,7 @@ def test_events_that_find_the_ring_full_are_a_loss_of_the_recording(labs: tuple[
 def test_calls_of_32_bit_programs_are_still_named_when_the_spool_has_wrapped(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = [0]
     monkeypatch.setattr(bpf.CallTracer, "other_abi", lambda _: counts[0])
-    memory = os.memfd_create("spool")
+    memory = make_spool(1 << 21)
     try:
         spool, reader = SpoolWriter(memory, 1 << 21), SpoolReader(memory, 1 << 21)
         with bpf.CallTracer() as tracer:
@@ -121,7 +121,7 @@ def test_calls_of_32_bit_programs_are_still_named_when_the_spool_has_wrapped(mon
 @for_root
 @needs_bpf
 def test_more_nodes_than_can_be_followed_are_missing() -> None:
-    memory = os.memfd_create("spool")
+    memory = make_spool(1 << 22)
     try:
         with bpf.Tracer() as tracer:
             shared = SharedTracer(tracer, Kind.KERNEL)

@@ -103,3 +103,14 @@ def test_a_watcher_calls_back_until_it_is_told_not_to() -> None:
 
 def test_a_watcher_that_watched_nothing_closes() -> None:
     Watcher().close()
+
+
+def test_a_watcher_whose_thread_cannot_be_started_closes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    watcher = Watcher()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        watcher.add(0, lambda: False)
+    watcher.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from importlib import resources
 from pathlib import Path
@@ -15,6 +16,7 @@ from junitparser import JUnitXml
 
 from labctl.errors import InputError, LabError
 from labctl.programs.output import OutputRecord, Stream
+from labctl.report import artifacts
 from labctl.report.artifacts import (
     Collector,
     call_line,
@@ -240,11 +242,47 @@ def test_a_report_replaces_the_old_one_as_a_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_that_cannot_be_replaced_is_written_with_its_mode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mounted.json"
+    path.write_text("old and longer")
+    path.chmod(0o640)
+    write_whole(path, b"replaced")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"replaced", 0o640)
+
+    def busy(*_: object, **__: object) -> None:
+        raise OSError(errno.EBUSY, "")  # rename(2) over a mount point, as of a file that a container mounts
+
+    monkeypatch.setattr(artifacts, "replace_file", busy)
+    write_whole(path, b"new")
+    assert (path.read_bytes(), path.stat().st_mode & 0o777) == (b"new", 0o640)
+
+
+def test_a_directory_that_could_not_be_prepared_is_still_labctls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = tmp_path / "out"
+    write(RUN, directory, version="1")
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "replace_file", _full)
+        with pytest.raises(InputError, match="cannot be written: ENOSPC"):
+            prepare(directory)
+    prepare(directory)
+    assert files(directory) == {"result.json"}
+
+
+def _full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, "")
+
+
 def test_a_report_that_cannot_be_written_is_refused_before_the_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"--junit .*: no directory"):
         check_writable(tmp_path / "none" / "x.xml", "--junit")
     with pytest.raises(InputError, match="is a directory"):
         check_writable(tmp_path, "--json")
+    with pytest.raises(InputError, match="cannot write to standard output"):
+        check_writable(Path("-"), "--pcap")
 
 
 def test_a_directory_that_went_away_gives_a_lab_error(tmp_path: Path) -> None:

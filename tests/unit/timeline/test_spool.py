@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
 
-from labctl.timeline.spool import HALF_BYTES_MIN, WHOLE_LAB, Kind, Position, SpoolReader, SpoolWriter, dropped_of
+from labctl.errors import MachineError
+from labctl.timeline.spool import (
+    HALF_BYTES_MIN,
+    WHOLE_LAB,
+    Kind,
+    Position,
+    SpoolReader,
+    SpoolWriter,
+    dropped_of,
+    make_spool,
+)
 
 LARGE = bytes(300_000)  # three fit in a half of the smallest spool
 
 
 @pytest.fixture
 def file() -> Iterator[int]:
-    descriptor = os.memfd_create("spool", os.MFD_CLOEXEC)
+    descriptor = make_spool(0)
     yield descriptor
     os.close(descriptor)
 
@@ -91,3 +102,13 @@ def test_the_spool_takes_no_more_memory_than_its_limit(file: int, writer: SpoolW
     for _ in range(20):
         writer.write(Kind.PACKETS, 1, 1, LARGE)
     assert os.fstat(file).st_blocks * 512 <= 2 * HALF_BYTES_MIN + (1 << 16)
+
+
+def test_a_limit_on_the_size_of_files_is_reported() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (HALF_BYTES_MIN, limits[1]))
+    try:
+        with pytest.raises(MachineError, match=r"in memory: EFBIG, File too large\. See `ulimit -f`\."):
+            make_spool(0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
