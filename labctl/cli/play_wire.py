@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _OPTIONS = RecordOptions(sample_interval_s=0, limit_bytes=16 << 20)
 _PAUSE_MS = 2
-_LONGEST_WAIT_NS = 300_000_000  # for packets to arrive
+_LONGEST_WAIT_NS = 1_000_000_000  # for packets to arrive, which a recording takes for lost before
 _ROUNDING_NS = 1000  # of times that are seconds in records
 _LATER_NS = 1_000_000_000  # after the present: the ladder holds nothing back
 

@@ -29,6 +29,7 @@ from labctl.timeline.events import (
 )
 
 CLOCK_ERROR_NS = 1_000  # times of packets and of calls differ by no more
+_SAMPLED_WITHIN_NS = 500_000_000  # sockets are sampled so often, also on a busy machine
 _ETHERNET_BYTES = 14
 _ARP, _IPV6 = 0x0806, 0x86DD
 _ICMPV6, _SOLICITATION, _ADVERTISEMENT = 58, 135, 136
@@ -279,7 +280,8 @@ class Evidence:
     ) -> SocketSample | None:
         """Return the sample of this TCP listener with the fullest accept queue in this time, or the next one after.
 
-        A sample holds until the next one of its socket: recordings have those that differ.
+        A sample holds until the next one of its socket: recordings have those that differ. One that comes a moment
+        after this time shows what was then, too.
         """
         found = [
             sample
@@ -292,8 +294,9 @@ class Evidence:
         ]
         during = [sample for sample in found if since_ns <= sample.at_ns <= until_ns]
         before = [sample for sample in found if sample.at_ns < since_ns]
-        after = [sample for sample in found if sample.at_ns > until_ns]
-        return max(during + before[-1:] or after[:1], key=lambda sample: sample.receive_queue, default=None)
+        after = [sample for sample in found if sample.at_ns > until_ns][:1]
+        soon = [sample for sample in after if sample.at_ns <= until_ns + _SAMPLED_WITHIN_NS]
+        return max(during + before[-1:] + soon or after, key=lambda sample: sample.receive_queue, default=None)
 
     def counted(self, host: str, name: str, since_ns: int, until_ns: int) -> int:
         """Return how much a counter of the host grew, between readings of which one lies in this time."""

@@ -17,13 +17,14 @@ class InferredDrops:
     """
 
     def __init__(self) -> None:
-        self._samples: dict[tuple[str, int], list[tuple[int, str]]] = {}  # of listeners: time; "2 of 1" if over-full
+        self._samples: dict[tuple[str, int], list[tuple[int, str, bool]]] = {}  # of listeners, see `_queue_at`
         self._open: list[Packet] = []  # SYNs of which the end is not known
 
     def of(self, events: Iterable[AnyEvent]) -> list[Drop]:
         """Return the drops of SYNs among these events, which come in order of time, and of earlier SYNs."""
-        answers: dict[Flow, int] = {}  # the last SYN-ACK to each flow of a SYN
+        answers: dict[Flow, int] = {}  # the last SYN-ACK or RST to each flow of a SYN
         repeats: dict[Flow, int] = {}  # the last retransmission of a SYN
+        dropped: set[int | None] = set()  # journeys of which the kernel reports why they ended
         last_ns = 0
         for event in events:
             last_ns = max(last_ns, event.at_ns)
@@ -32,12 +33,14 @@ class InferredDrops:
                     is_full = event.receive_queue > event.send_queue
                     text = f"{event.receive_queue} of {event.send_queue}" if is_full else ""
                     key = event.host, event.socket.flow.source_port
-                    self._samples.setdefault(key, []).append((event.at_ns, text))
+                    self._samples.setdefault(key, []).append((event.at_ns, text, event.source is Source.SOCKETS))
+                case Drop():
+                    dropped.add(event.packet)
                 case Packet() if event.header.flow is not None and event.header.flags == ("SYN",):
                     self._open.append(event)
                     if event.is_retransmission:
                         repeats[event.header.flow] = event.at_ns
-                case Packet() if event.header.flow is not None and event.header.flags[:2] == ("SYN", "ACK"):
+                case Packet() if event.header.flow is not None and _answers_syn(event.header.flags):
                     answers[event.header.flow.reverse] = event.at_ns
                 case _:
                     pass
@@ -45,7 +48,7 @@ class InferredDrops:
         waiting: list[Packet] = []
         for packet in self._open:
             flow, arrived_ns = packet.header.flow, packet.arrived_ns
-            if flow is None or arrived_ns is None:
+            if flow is None or arrived_ns is None or packet.journey in dropped:
                 continue
             if flow in answers and repeats.get(flow, 0) <= packet.at_ns:
                 continue  # the answer is to this one, not to a later one
@@ -64,12 +67,20 @@ class InferredDrops:
         return drops
 
     def _queue_at(self, host: str, port: int, at_ns: int) -> tuple[int, str]:
-        """Return when a sample was taken, and how over-full the accept queue was: "" if unknown.
+        """Return when a sample was taken, and how over-full the accept queue was ("2 of 1"): "" if unknown.
 
-        The samples before and after must agree, if both are near.
+        The samples before and after must agree, if both are near. One by sock_diag(7) holds until the next: recordings
+        have those that differ.
         """
         samples = self._samples.get((host, port), [])
         place = bisect_right(samples, at_ns, key=lambda sample: sample[0])
-        around = samples[max(place - 1, 0) : place + 1]
-        near = [(time_ns, text) for time_ns, text in around if abs(time_ns - at_ns) <= _NEAR_NS]
+        near = [
+            (time_ns, text)
+            for time_ns, text, is_sampled in samples[max(place - 1, 0) : place + 1]
+            if abs(time_ns - at_ns) <= _NEAR_NS or (text and is_sampled and time_ns < at_ns)
+        ]
         return near[0] if near and all(text for _, text in near) else (0, "")
+
+
+def _answers_syn(flags: tuple[str, ...]) -> bool:
+    return flags[:2] == ("SYN", "ACK") or "RST" in flags

@@ -29,8 +29,9 @@ from labctl.timeline.events import (
 from labctl.timeline.packet_headers import decode
 
 _ORDER = {source: index for index, source in enumerate(Source)}
-_DROPPED_WITHIN_NS = 100_000_000  # of a packet's arrival, or of its departure if it did not arrive
+_DROPPED_WITHIN_NS = 500_000_000  # of a packet's arrival, or of its departure if it did not arrive
 _SENT_BEFORE_NS = 1_000_000  # the kernel reports a retransmission at most so much later than it has sent that,
+_SENT_AGAIN_BEFORE_NS = 500_000_000  # also on a busy machine, if it is one by its numbers and has no report yet,
 _SENT_AFTER_NS = 1_000_000_000  # or before that leaves: it waits for the neighbour's hardware address, or in a queue
 _OPENERS = ("socket", "accept", "accept4")  # calls whose result is a new descriptor
 _NO_PORT = 0
@@ -199,7 +200,9 @@ class _Retransmissions:
             if isinstance(event, Retransmit) and event.socket.flow is not None:
                 key = event.host, event.socket.flow
                 packet = last.get(key)
-                if packet is not None and event.at_ns - packet.at_ns <= _SENT_BEFORE_NS:
+                is_unreported = packet is not None and packet.is_retransmission and packet.journey not in self.journeys
+                before_ns = _SENT_AGAIN_BEFORE_NS if is_unreported else _SENT_BEFORE_NS
+                if packet is not None and event.at_ns - packet.at_ns <= before_ns:
                     self.journeys.add(packet.journey)
                 else:
                     self._waiting[key] = event.at_ns

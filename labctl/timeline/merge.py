@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _HOLD_NS = 50_000_000  # a packet needs at most that on a wire or in a router of a busy machine, beside planned delays
 _HOLD_MIN_NS = 2_000_000  # the same, once it was seen how long they need
+_LIVE_HOLD_NS = 300_000_000  # before a packet is reported as lost: a hypervisor may take a processor away meanwhile
+_LATE_MAX = 16  # packets with the same content that waited longer, and may arrive after all
 _SKEW_NS = 5_000_000  # a tick: on a virtual machine, a processor may be that late, and a packet arrive before it left
 _EARLY_MAX = 16  # such packets of a wire
 _WAITS_MIN = 8  # of which that is concluded
@@ -99,7 +101,7 @@ class Merger:
         found: list[Packet] = []
         while self._unemitted:
             first = self._unemitted[0]
-            if not first.is_complete and until_ns - first.at_ns < first.wire.hold_ns:
+            if not first.is_complete and until_ns - first.at_ns < first.wire.live_hold_ns:
                 return found, min(first.at_ns, until_ns)
             found.append(self._packet(self._unemitted.popleft()))
         return found, until_ns
@@ -333,7 +335,7 @@ class _Queues(Generic[W]):
         queue.append(one)
 
     def of(self, key: Hashable, at_ns: int) -> Iterable[W]:
-        """Return those with that content, oldest first, but none that waited too long if there are younger ones."""
+        """Return those with that content, the likeliest first: the oldest, but last those that waited too long."""
         queue = self._queues.get(key)
         if queue is None:
             return ()
@@ -342,9 +344,15 @@ class _Queues(Generic[W]):
             self._longest_ns = max(self._longest_ns, at_ns - queue[0].at_ns)
             return queue
         hold_ns = max(_HOLD_MIN_NS, 4 * self._longest_ns) if self._waits >= _WAITS_MIN else self._hold_ns
+        late: list[W] = []
         while len(queue) > 1 and at_ns - queue[0].at_ns > hold_ns:
-            queue.popleft()
-        return queue
+            late.append(queue.popleft())
+        if not late:
+            return queue
+        young: list[W] = list(queue)
+        late = late[: -_LATE_MAX - 1 : -1]  # the youngest first
+        queue.extendleft(late)
+        return young + late
 
     def remove(self, key: Hashable, one: W) -> None:
         queue = self._queues[key]
@@ -361,8 +369,9 @@ class _Wire:
         self.is_loopback = len(wire.ends) == 1 and wire.ends[0].ifname == LOOPBACK
         recorded = sum(nodes is None or end.node in nodes for end in wire.ends)
         self.receivers = recorded if self.is_loopback else recorded - 1  # of a multicast
-        self.hold_ns = _HOLD_NS + 2 * 1000 * wire.delay_us
-        self.waiting: _Queues[_Crossing] = _Queues(self.hold_ns)
+        delay_ns = 2 * 1000 * wire.delay_us
+        self.live_hold_ns = _LIVE_HOLD_NS + delay_ns
+        self.waiting: _Queues[_Crossing] = _Queues(_HOLD_NS + delay_ns)
         self.large: deque[_Crossing] = deque(maxlen=_LARGE_MAX)  # of several segments, which a switch may cut
         self.early: deque[_Crossing] = deque(maxlen=_EARLY_MAX)  # that arrived, and were not seen to leave
         self.numbers = SegmentNumbers(latest)

@@ -21,6 +21,7 @@ from labctl.errors import DeadlineExceeded, LabctlError, LabGone, NotFound, errn
 from labctl.kernel.capabilities import BPF_PRIVILEGE
 from labctl.kernel.sock_diag import NETLINK_SOCK_DIAG
 from labctl.kernel.socket_network import network_of
+from labctl.kernel.softnet import await_delivery
 from labctl.lab.frames import MAX_DESCRIPTORS, FrameStream, from_json, to_json
 from labctl.structs import Struct, replace, to_builtins
 from labctl.timeline.events import AnyEvent, Loss, NodeInfo, Source, Timeline, fault_mark
@@ -54,6 +55,7 @@ RING_BYTES_MIN = 1 << 17
 REPLY_TIMEOUT_S = 10.0
 STOPPED_CHECK_S = 0.2
 FAULTS_INTERVAL_S = 0.1  # in which they are read while one is in force: it may end by itself
+DELIVERY_TIMEOUT_S = 0.5  # for packets that wait for a processor when somebody reads what has arrived
 STOPPED_CHECKS = 5  # in a row that find the recorder stopped
 _PACKET_SOCKETS = ((AF_PACKET, SOCK_RAW, 0),) * 2  # one to begin with, one for a ring
 _DIAG_SOCKETS = ((AF_NETLINK, SOCK_RAW, NETLINK_SOCK_DIAG),)
@@ -260,6 +262,7 @@ class Recording:
         self.read_faults()
         with self._lock:
             if self._ended_ns is None and not self._problem:
+                await_delivery(DELIVERY_TIMEOUT_S)
                 self._ask(["Flush"])
             records, _ = self._spool.read()
             return self._timeline(records)
@@ -270,6 +273,7 @@ class Recording:
             if self._ended_ns is None:
                 self.read_faults()
                 if not self._problem:
+                    await_delivery(DELIVERY_TIMEOUT_S)  # what has been sent and not delivered would look lost
                     self._ask(["Finish"])
                 self._ended_ns = monotonic_ns()
                 self._channel.close()

@@ -49,7 +49,8 @@ topology.address_variables topology.addressing topology.draft topology.impairmen
 """
 RUN = """
 cli.cancellation cli.run kernel.bpf_records kernel.capabilities
-kernel.netlink kernel.packet_ring kernel.sock_diag kernel.socket_calls kernel.socket_network lab.agent
+kernel.netlink kernel.packet_ring kernel.sock_diag kernel.socket_calls kernel.socket_network kernel.softnet
+lab.agent
 lab.agent.addresses lab.agent.client lab.agent.constants lab.agent.messages programs programs.output programs.program
 programs.waiting report.ladder report.plain report.progress scenario scenario.call_steps scenario.file_schema
 scenario.language scenario.language.checker scenario.language.evaluate scenario.language.parser

@@ -31,7 +31,7 @@ hosts:
   server:
     services:
       web: {run: [python3, -m, http.server, "8000"], after: [db], ready: {listening: "tcp/8000"}}
-      db: {shell: "sleep 0.2; echo $WORD; exec sleep 1000", env: {WORD: open}, ready: {line: "^open$"}}
+      db: {shell: "sleep 1; echo $WORD; exec sleep 1000", env: {WORD: open}, ready: {line: "^open$"}}
       probed: {shell: "sleep 0.1; mkdir /tmp/there; exec sleep 1000", ready: {command: [test, -d, /tmp/there]}}
 links: [[client, server]]
 """
@@ -70,7 +70,7 @@ def test_each_starts_when_those_before_it_are_ready(tmp_path: Path) -> None:
         assert {info.state for info in found.values()} == {ProcessState.RUNNING}
         started = [found[key].started_at for key in ("server/db", "server/web", "client/last")]
         assert started == sorted(started)
-        assert started[1] - started[0] >= 0.1  # it is ready after 0.2 s; the keeper notes its start a little later
+        assert started[1] - started[0] >= 0.1  # it is ready after 1 s; the keeper notes its start a little later
         assert lab.read_log("server", "db") == b"open\n"
         sock = lab.socket("client", socket.AF_INET, socket.SOCK_STREAM)
         with sock:
@@ -143,7 +143,8 @@ def test_up_of_a_lab_whose_service_is_not_ready_leaves_nothing(tmp_path: Path, s
 
 BEFORE = "hosts: {a: {services: {same: {run: [sleep, 1000]}, other: {run: [sleep, 1001]}, gone: {run: [sleep, 1002]}}}}"
 AFTER = (
-    "hosts: {b: {}, a: {services: {same: {run: [sleep, 1000]}, other: {run: [sleep, 2001]}, new: {run: [sleep, 2]}}}}"
+    "hosts: {b: {}, a: {services: {same: {run: [sleep, 1000]}, other: {run: [sleep, 2001]}, "
+    "new: {run: [sleep, 2002]}}}}"
 )
 
 
@@ -160,7 +161,7 @@ def test_an_edited_file_starts_and_stops_only_what_differs(
         "+ host b",
         "- service a/gone: stopped",
         "~ service a/other: restarted as sleep 2001",
-        "+ service a/new: sleep 2",
+        "+ service a/new: sleep 2002",
     ]
     assert after["a/same"] == before["a/same"]
     assert after["a/gone"].state is ProcessState.ENDED
@@ -173,7 +174,7 @@ def test_a_change_whose_service_is_not_ready_leaves_the_lab_as_it_was(tmp_path: 
     with Lab.attach(name_of_lab()) as lab:
         before = infos(lab)
         with pytest.raises(LabError, match="service a/new: not ready within"):
-            up(tmp_path, AFTER.replace("[sleep, 2]", "[sleep, 2], ready: {line: x}, within: 200ms"))
+            up(tmp_path, AFTER.replace("[sleep, 2002]", "[sleep, 2002], ready: {line: x}, within: 200ms"))
         after = infos(lab)
         assert lab.describe().plan == build(topology.load(write(tmp_path, BEFORE)))
         assert [node.name for node in lab.describe().nodes] == ["a"]

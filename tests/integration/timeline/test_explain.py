@@ -48,14 +48,18 @@ links:
 """
 
 
-REPEATED = re.compile(r"(?<=\bsent )\d+(?= times)|(?<=\basked )\d+(?= times)|(?<=Overflows grew by )\d+")
+REPEATED = re.compile(r"(?<=\basked )\d+(?= times)|(?<=Overflows grew by )\d+")
+SENT_AGAIN = re.compile(r"(?<=^SYN) \(sent \d+ times\)")
 
 
 def explained(directory: Path, *steps: str, header: str = "topology: pair\n") -> tuple[str, ...]:
-    """The explanation of the failure of these steps, with N for counts of what the kernel repeats while it waits."""
+    """The explanation of the failure of these steps, with N for counts of what the kernel repeats while it waits.
+
+    How often SYN was sent is left out: on a busy machine, the second one may come too late.
+    """
     result = failed(directory, *steps, header=header)
     assert result.explanation, result.reason
-    return tuple(REPEATED.sub("N", sentence) for sentence in result.explanation)
+    return tuple(SENT_AGAIN.sub("", REPEATED.sub("N", sentence)) for sentence in result.explanation)
 
 
 def failed(directory: Path, *steps: str, header: str = "topology: pair\n") -> ScenarioResult:
@@ -121,7 +125,7 @@ def test_a_full_accept_queue_is_inferred_from_a_sample(tmp_path: Path) -> None:
       connect(b, "server:5000")
 """
     found = explained(tmp_path, listen(), fill, connect())
-    assert found[0].startswith("SYN (sent N times) reached server, which did not answer: the accept queue of ")
+    assert found[0].startswith("SYN reached server, which did not answer: the accept queue of ")
     assert "was full (2 of 1); TcpExtListenOverflows grew by N (inferred)" in found[0]
 
 
@@ -247,9 +251,9 @@ def test_a_listener_of_ipv6_only_does_not_take_ipv4(tmp_path: Path) -> None:
     ("node", "hook", "lead"),
     [
         ("client", "output", ""),
-        ("gw", "prerouting", "SYN (sent N times) reached gw only: "),
-        ("gw", "forward", "SYN (sent N times) reached gw only: "),
-        ("server", "input", "SYN (sent N times) reached server, which did not answer: "),
+        ("gw", "prerouting", "SYN reached gw only: "),
+        ("gw", "forward", "SYN reached gw only: "),
+        ("server", "input", "SYN reached server, which did not answer: "),
     ],
 )
 def test_a_rule_of_nftables_is_the_cause_at_its_host_and_hook(tmp_path: Path, node: str, hook: str, lead: str) -> None:

@@ -208,8 +208,14 @@ def test_nodes_that_join_and_leave_a_lab_are_recorded() -> None:
     with Lab.open(pair) as lab, Recording.start(lab, plan=pair) as recording:
         lab.reconcile(three)
         recording.follow_changes()
-        with lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        with (
+            lab.socket("printer", socket.AF_INET, socket.SOCK_DGRAM) as receiver,
+            lab.socket("client", socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        ):
+            receiver.bind(("10.0.9.2", 5353))
+            receiver.settimeout(WAIT_S)
             sock.sendto(b"hello", ("10.0.9.2", 5353))
+            assert receiver.recv(10) == b"hello"
         recording.read()
         lab.reconcile(pair)
         recording.follow_changes()

@@ -8,7 +8,7 @@ import pytest
 
 from labctl.timeline.events import Call, Drop, Flow, SocketKey, Source
 from labctl.timeline.evidence import Evidence, NeighbourMessage, endpoint, neighbour_message
-from tests.timelines import CLIENT, SERVER, Builder, tcp_echo
+from tests.timelines import CLIENT, SERVER, STARTED_NS, US, Builder, tcp_echo
 
 ANY = Flow("tcp", "", 0, SERVER, 5000)
 ALWAYS = (0, 1 << 62)
@@ -129,3 +129,15 @@ def test_a_listener_that_another_process_still_accepts_on_is_not_ended_by_a_clos
     b.call(40, None, "server", "accept", "3, NULL, NULL", None, fd=3, socket=key)
     (found,) = Evidence(b.timeline()).listening
     assert found.until_ns is None
+
+
+def test_a_sample_just_after_a_time_shows_the_queue_of_that_time_and_a_later_one_does_not() -> None:
+    b = Builder()
+    b.listener(0, 0, 1)
+    b.listener(1_300_000, 1, 1)
+    queues = []
+    for until_us in (1_000_000, 500_000):
+        until_ns = STARTED_NS + until_us * US
+        sample = Evidence(b.timeline()).sample_of_listener("server", SERVER, 5000, STARTED_NS, until_ns)
+        queues.append(sample and sample.receive_queue)
+    assert queues == [1, 0]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from labctl.timeline.events import Flow
+from labctl.structs import replace
+from labctl.timeline.events import Flow, Source
 from labctl.timeline.inferred_drops import InferredDrops
 from tests.timelines import CLIENT, SERVER, Builder
 
@@ -46,11 +47,34 @@ def test_an_answered_syn_and_one_to_a_listener_with_room_are_no_drops() -> None:
     assert drops(b) == []
 
 
-def test_a_sample_of_another_port_or_of_long_ago_tells_nothing() -> None:
+def test_a_sample_of_sock_diag_holds_until_one_that_differs() -> None:
+    b = Builder()
+    b.listener(0, 2, 1)
+    b.packet(3000 * MS, "client", "SYN", 0, 0)
+    assert drops(b) == [(0, "accept queue full (2 of 1)")]
+    b.listener(3100 * MS, 0, 1)
+    assert drops(b) == []
+
+
+def test_a_refused_syn_and_one_whose_drop_the_kernel_reports_have_no_other_cause() -> None:
+    b = Builder()
+    b.listener(0, 2, 1)
+    b.packet(10 * MS, "client", "SYN", 0, 0)
+    b.packet(11 * MS, "server", "RST ACK", 0, 1)
+    assert drops(b) == []
+    b = Builder()
+    b.listener(0, 2, 1)
+    b.packet(10 * MS, "client", "SYN", 0, 0)
+    b.drop(11 * MS, "server", "NETFILTER_DROP", 0)
+    assert drops(b) == []
+
+
+def test_a_sample_of_another_port_and_one_of_the_kernel_long_ago_tell_nothing() -> None:
     b = Builder()
     b.listener(0, 2, 1)
     b.packet(300 * MS, "client", "SYN", 0, 0)
-    assert drops(b) == []
+    sample, syn = b.events
+    assert InferredDrops().of([replace(sample, source=Source.KERNEL), syn]) == []
     b = Builder()
     b.listener(0, 2, 1)
     b.flow = Flow("tcp", CLIENT, 40000, SERVER, 81)

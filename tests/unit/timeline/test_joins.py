@@ -79,6 +79,13 @@ def test_a_retransmission_is_that_of_the_last_packet_of_its_flow_and_sender() ->
     assert again(*packets((1000, SYN)), retransmit(2_000_000)) == [False]
 
 
+def test_a_busy_machine_reports_a_retransmission_late_and_the_next_packet_is_none() -> None:
+    data = ethernet(ipv4(tcp(flags="ACK", seq=1, payload=b"hello"), 6))
+    first, second, later = packets((1000, SYN), (1_000_000_000, SYN), (1_300_000_000, data))
+    second = replace(second, is_retransmission=True)
+    assert again(first, second, retransmit(1_250_000_000), later) == [False, True, False]
+
+
 def test_a_retransmission_may_be_reported_before_it_leaves_as_while_it_waits_for_arp() -> None:
     data = ethernet(ipv4(tcp(flags="ACK", seq=1, payload=b"hello"), 6))
     assert again(*packets((1000, SYN), (2000, data)), retransmit(900)) == [True, False]

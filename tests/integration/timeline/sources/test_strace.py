@@ -23,6 +23,7 @@ from labctl.programs.output import Stream
 from labctl.programs.program import Command, Program, Programs
 from labctl.programs.waiting import Scope, Watcher
 from labctl.timeline.events import Call, Clock, Mark
+from labctl.timeline.recorder import clock_reading
 from labctl.timeline.sources.strace import StraceTracer
 from tests.labs import WAIT_S, pair_plan
 
@@ -76,13 +77,12 @@ class Traced:
     """Programs that run under strace on `server`, and their events."""
 
     def __init__(self, lab: Lab) -> None:
-        offset_ns = time.time_ns() - time.monotonic_ns()
         self.events: list[Call | Mark] = []
         self.raw: list[bytes] = []
         self.condition = threading.Condition()
         self.watcher = Watcher()
         self.programs = Programs(lab, self.condition, self.watcher)
-        self._tracer = StraceTracer(self.events.append, Clock(offset_ns=offset_ns))
+        self._tracer = StraceTracer(self.events.append, Clock(*clock_reading()))
         self.programs.tracer = lambda: self
         self.command = self._tracer.command
 
