@@ -443,7 +443,9 @@ class Fold:
             if isinstance(point.event, Packet) and self._is_resolution(point.event):
                 continue
             if isinstance(point.event, Packet | Call | Step | Output | Mark):
-                return isinstance(point.event, Packet) and point.event.host == call.host
+                # A later one may be the kernel's, which repeats a segment.
+                is_soon = point.at_ns - call.at_ns < _HELD_NS
+                return isinstance(point.event, Packet) and point.event.host == call.host and is_soon
         return False
 
     def _call_of(self, packet: Packet) -> Call | None:

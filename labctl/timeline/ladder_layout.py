@@ -37,7 +37,7 @@ _NARROWEST_LANE, _WIDEST_LANE = 3, 9  # cells between the lifelines of hosts tha
 _LANES_SHARE = 0.45  # of the room, at most: the rest is for text
 _FULL_COLUMN = 54  # cells; from here on calls and packets are shown with everything
 _SHOWN_NS = 1_000_000  # a call or step that took this long has its duration shown
-_WOKEN_NS = 20_000_000  # a call that returns this soon after a packet arrived stands beside it
+_MOMENT_NS = 20_000_000  # a row takes no more after this time
 _PREVIEW_BYTES = 24
 _LONGEST_TEXT = 400
 # Calls whose arguments after the first are filled in by the kernel; a record has them as they were afterwards.
@@ -259,7 +259,7 @@ class Layout:
 
     def _joined(self, row: Row, new: Row, item: Line | CallItem | Arrow) -> Row | None:
         """Return both rows as one if they belong to one moment and fit."""
-        if isinstance(item, Line) or set(row.texts) & set(new.texts):
+        if isinstance(item, Line) or set(row.texts) & set(new.texts) or item.at_ns - row.until_ns > _MOMENT_NS:
             return None
         if isinstance(item, Arrow):
             is_sender = row.calls.get(item.source) == new.call and new.call is not None and len(row.texts) == 1
@@ -274,7 +274,7 @@ class Layout:
                     return None
             elif item.call.host == wave.target:
                 is_woken = item.part is Part.END or (item.part is Part.WHOLE and item.call.name in _RECEIVES)
-                if not is_woken or item.at_ns - row.until_ns > _WOKEN_NS:
+                if not is_woken:
                     return None
             else:
                 return None
@@ -316,7 +316,7 @@ class Layout:
         if note.text == "SYN_SENT" and row.calls.get(note.host, ("",))[-1] != "connect":
             return False  # it belongs to a SYN that follows
         return (note.host in row.texts or note.host in ends or note.host in row.notes) and (
-            note.at_ns - row.until_ns <= _WOKEN_NS
+            note.at_ns - row.until_ns <= _MOMENT_NS
         )
 
     def _span(self, item: Heading | Ended | Silence | Omitted) -> Span:

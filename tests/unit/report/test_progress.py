@@ -12,7 +12,7 @@ from labctl.report.terminal import (
     Look,
     Screen,
 )
-from labctl.timeline.events import AnyEvent
+from labctl.timeline.events import AnyEvent, Call
 from tests import timelines
 from tests.unit.report.samples import ECHO, FAILED, SKIPPED, step
 
@@ -71,6 +71,7 @@ class Recording:
     def __init__(self) -> None:
         events = timelines.tcp_echo().events
         self.halves = [events[:20], events[20:]]
+        self.after_ns = 2_000_000_000  # from the last event of the first half to the time of its reading
         self.was_read = threading.Event()
 
     def read(self) -> tuple[tuple[AnyEvent, ...], int]:
@@ -78,9 +79,9 @@ class Recording:
             return (), timelines.STARTED_NS
         events = self.halves.pop(0)
         if self.halves:
-            return events, events[-1].at_ns + 100_000_000
+            return events, events[-1].at_ns + self.after_ns
         self.was_read.set()
-        return events, events[-1].at_ns
+        return events, timelines.STARTED_NS
 
 
 def test_a_recorded_scenario_is_drawn_while_it_runs_and_no_line_comes_twice() -> None:
@@ -99,6 +100,23 @@ def test_a_recorded_scenario_is_drawn_while_it_runs_and_no_line_comes_twice() ->
     assert [sum(call in line for line in lines) for call in ("socket(", "connect(", "… accept", "LAST_ACK")] == [
         *(2, 1, 1, 1)
     ]
+
+
+def test_in_a_pipe_calls_that_are_reported_late_have_their_place_in_the_ladder() -> None:
+    shown = []
+    for late_hosts in ((), ("client",)):
+        screen, stream = paper()
+        recording = Recording()
+        events = timelines.tcp_echo().events
+        late = tuple(each for each in events if isinstance(each, Call) and each.host in late_hosts)
+        recording.halves = [tuple(each for each in events if each not in late), late]
+        recording.after_ns = 100_000_000
+        with Progress(screen, expected=1) as progress:
+            progress.recording(Info(), recording)
+            assert recording.was_read.wait(10)
+            progress.recorded(Info(), ECHO, timelines.tcp_echo())
+        shown.append(stream.getvalue())
+    assert shown[0] == shown[1]
 
 
 def test_a_recorded_scenario_of_several_that_failed_is_reported_with_its_packets() -> None:
