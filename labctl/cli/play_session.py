@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 EXIT_FAILED = 1
 _ATTEMPTS_KEPT = 50  # calls that `why` may be about
-_FINISH_S = 3.0  # for which the end of a script waits for calls that should return; as the step `expect` does
+_FINISH_S = 3.0  # for which a script waits for blocked calls that should return; as the step `expect` does
 
 
 class Exit(Exception):
@@ -63,7 +63,7 @@ class PlaySession:
         self.screen = standard_output()
         self.view = View(lab, topology, self.screen.look)
         self.line_ns = origin_ns = monotonic_ns()  # when the last line began
-        self.wire = Wire(lab, topology, self.screen.look, self.view.hosts, origin_ns=origin_ns)
+        self.wire = Wire(lab, topology, self.screen.look, self.view.hosts, origin_ns=origin_ns, at_a_prompt=interactive)
         self.live = LiveCalls(lab, topology, origin_ns=origin_ns, patience_s=patience_s(topology))
         self.present = Caller(self.view.hosts[0])  # which makes the calls of the next line
         self.status = 0  # the exit status of the first line that failed, at once or when its blocked call returned
@@ -123,6 +123,8 @@ class PlaySession:
 
     def _statements(self, text: str) -> None:
         program = parse(text)
+        if not self._interactive and not any(isinstance(each, Await) for each in program.statements[:1]):
+            self._await_return()
         if problems := self.live.check(self.present, program):
             self._show_problems(problems)
             self.status = self.status or InputError.exit_status
@@ -137,6 +139,11 @@ class PlaySession:
             if call.record is not None:
                 self.remember(call.record, before)
             self.screen.write(lines)
+
+    def _await_return(self, *, only_due: bool = False) -> None:
+        """Wait for the blocked call of the present process, which on a busy machine may only seem to block."""
+        if returned := self.live.await_return(self.present, _FINISH_S, only_due=only_due):
+            self.screen.write(self.news(*returned))
 
     def _show_problems(self, problems: Iterable[Problem]) -> None:
         blocked, look = self.live.blocked(self.present), self.screen.look
@@ -213,6 +220,8 @@ class PlaySession:
 
     def _why(self) -> None:
         """Explain the last call that failed or blocks from its manual page, the events of all hosts, and counters."""
+        if not self._interactive:
+            self._await_return(only_due=True)
         if not self._attempts:
             raise InputError("why: no call has been made yet.")
         look, last = self.screen.look, self._attempts[-1]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _SHOWN_DURATION_S = 0.001
 _MAX_CHANGES = 12
-_SETTLED_S = 0.06  # longer than the kernel delays an acknowledgement (40 ms)
+_SETTLED_S = 0.3  # longer than the kernel delays an acknowledgement (40 ms), also on a busy machine
 _PAUSE_MS = 4
 _FAILURE = re.compile(  # in names of counters (nstat(8)) that move when something fails
     r"Fail|Err|Rst|Reset|Retrans|Overflow|Drop|NoPorts|Timeout|Timer|Abort|Discard|Unreach|Prune|ReqQ|Cookie|NoRoutes"

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _OPTIONS = RecordOptions(sample_interval_s=0, limit_bytes=16 << 20)
 _PAUSE_MS = 2
-_LONGEST_WAIT_NS = 1_000_000_000  # for packets to arrive, which a recording takes for lost before
+_LONGEST_WAIT_NS = 3_000_000_000  # for packets to arrive, which a recording takes for lost before
+_LONGEST_WAIT_AT_A_PROMPT_NS = 1_000_000_000  # later packets are shown while the person types
 _ROUNDING_NS = 1000  # of times that are seconds in records
 _LATER_NS = 1_000_000_000  # after the present: the ladder holds nothing back
 
@@ -32,8 +33,21 @@ _LATER_NS = 1_000_000_000  # after the present: the ladder holds nothing back
 class Wire:
     """Records the lab, which it borrows, until `close`. Calls that are added stand in the ladder beside the packets."""
 
-    def __init__(self, lab: Lab, topology: Topology, look: Look, hosts: Sequence[str], *, origin_ns: int) -> None:
-        """Start to record. Times of the records of calls count from `origin_ns` (CLOCK_MONOTONIC)."""
+    def __init__(
+        self,
+        lab: Lab,
+        topology: Topology,
+        look: Look,
+        hosts: Sequence[str],
+        *,
+        origin_ns: int,
+        at_a_prompt: bool = False,
+    ) -> None:
+        """Start to record. Times of the records of calls count from `origin_ns` (CLOCK_MONOTONIC).
+
+        With `at_a_prompt`, `news` waits only a moment for packets that are on their way.
+        """
+        self._longest_wait_ns = _LONGEST_WAIT_AT_A_PROMPT_NS if at_a_prompt else _LONGEST_WAIT_NS
         self.is_shown = True
         self.problem = ""  # why nothing is recorded
         self._lab = lab
@@ -79,14 +93,13 @@ class Wire:
         lines = self._ladder.feed(events, monotonic_ns() + _LATER_NS)
         return lines if self.is_shown and any(map(_is_news, events)) else []
 
-    @staticmethod
-    def _read(recording: Recording) -> list[AnyEvent]:
+    def _read(self, recording: Recording) -> list[AnyEvent]:
         """Return new events, all up to now: a packet is complete when it has arrived."""
         wanted_ns, events, pause = monotonic_ns(), list[AnyEvent](), select.poll()
         while True:
             found, until_ns = recording.read()
             events += found
-            if until_ns >= wanted_ns or monotonic_ns() - wanted_ns >= _LONGEST_WAIT_NS:
+            if until_ns >= wanted_ns or monotonic_ns() - wanted_ns >= self._longest_wait_ns:
                 return events
             pause.poll(_PAUSE_MS)
 

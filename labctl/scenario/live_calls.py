@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from labctl.topology.model import Topology
 
 PATIENCE_S = 0.02  # for which a call sleeps before it counts as blocked
+CONNECT_PATIENCE_S = 0.3  # the same for connect(2): the kernel answers, which it may do late on a busy machine
 _LONGEST_PATIENCE_S = 2.0
 _FIRST_LOOK_S = 0.002
 _STATEMENT_S = 60.0  # for a statement whose expectation is a time; `within` has priority
@@ -132,7 +133,8 @@ class LiveCalls:
         if failure:
             return self._live_call(caller, process, statement, failure)
         process.statement, process.pending = statement, statement.name
-        if self._returns(process, _seconds(modifiers, self._patience_s)):
+        patience_s = max(self._patience_s, CONNECT_PATIENCE_S) if statement.name == "connect" else self._patience_s
+        if self._returns(process, _seconds(modifiers, patience_s)):
             return self._take(caller, process)
         return self._live_call(caller, process, statement)
 
@@ -145,6 +147,16 @@ class LiveCalls:
             if self._returns(process, self._patience_s)
         ]
 
+    def await_return(self, caller: Caller, within_s: float, *, only_due: bool = False) -> list[LiveCall]:
+        """Wait for the blocked call of this process; empty if it has not returned, or an `await` is to take it.
+
+        With `only_due`, wait only for a call whose statement asks for its return.
+        """
+        process = self._processes.get(caller)
+        if process is None or process.statement is None or (only_due and not _is_due(process.statement)):
+            return []
+        return [replace(self._take(caller, process), is_return=True)] if self._has_result(process, within_s) else []
+
     def finish(self, within_s: float) -> list[LiveCall]:
         """Wait for the blocked calls that should return: those with an expectation or `within`, and connect(2).
 
@@ -154,13 +166,9 @@ class LiveCalls:
         finished = []
         for caller, process in list(self._processes.items()):
             statement = process.statement
-            if statement is None:
+            if statement is None or not (_is_due(statement) or statement.name == "connect"):
                 continue
-            modifiers = statement.modifiers
-            is_due = bool(modifiers.expected) or modifiers.within is not None
-            if not is_due and statement.name != "connect":
-                continue
-            if self._has_result(process, max(deadline - monotonic(), 0.0)) or is_due:
+            if self._has_result(process, max(deadline - monotonic(), 0.0)) or _is_due(statement):
                 finished.append(replace(self._take(caller, process, 0.0), is_return=True))
         return finished
 
@@ -278,18 +286,17 @@ class LiveCalls:
 
 def patience_s(topology: Topology) -> float:
     """Return for how long a call may sleep before it counts as blocked: longer than a round trip of this network."""
-    delays_us = [
-        each.impairment.longest_delay_us
-        for node in topology.nodes
-        for each in node.interfaces
-        if each.impairment is not None
-    ]
-    return min(PATIENCE_S + 4 * sum(delays_us) / 1e6, _LONGEST_PATIENCE_S)
+    return min(PATIENCE_S + 4 * topology.longest_round_trip_s, _LONGEST_PATIENCE_S)
 
 
 def _stays_pending(call: syntax.Call) -> bool:
     """Return whether the statement leaves its call pending: then the person writes the `await`, too."""
     return any(isinstance(item, syntax.Blocks | syntax.StaysPending) for item in call.modifiers.expected)
+
+
+def _is_due(call: syntax.Call) -> bool:
+    """Return whether the statement of a blocked call asks for its return."""
+    return bool(call.modifiers.expected) or call.modifiers.within is not None
 
 
 def _seconds(modifiers: syntax.Modifiers, default_s: float) -> float:

@@ -595,6 +595,12 @@ class Topology(Struct, frozen=True, dict=True):
         """The virtual interfaces of all nodes."""
         return (Endpoint(node.name, one.name) for node in self.nodes for one in node.interfaces if one.device)
 
+    @property
+    def longest_round_trip_s(self) -> float:
+        """Return the time of a round trip through all links, with the delays in the file: no other takes longer."""
+        interfaces = (interface for node in self.nodes for interface in node.interfaces)
+        return sum(each.impairment.longest_delay_us for each in interfaces if each.impairment is not None) / 1e6
+
     def neighbours(self, first: str, second: str) -> list[Link]:
         """Return the ends of two nodes on the same switch without a link of their own. InputError as `neighbours`."""
         links = ((link.a, link.b) for link in self.links)

@@ -128,8 +128,17 @@ def test_the_end_of_a_script_waits_for_a_blocked_call_that_its_line_expects_to_r
     assert "client: recv(3, buf, 10, 0)  … blocks\n  ✗ expected 5\n" in never
 
 
+def test_further_calls_of_a_process_and_why_wait_for_its_blocked_call(script: Script) -> None:
+    shown = script.run(f"wire off\n{TIMED_OUT} -> EAGAIN\ngetpid()\n")
+    blocks, returns, called = map(shown.index, ("… blocks", "client: recv(3, buf, 10, 0) → -1 EAGAIN", "getpid() → "))
+    assert blocks < returns < called
+    why = script.run(f"{TIMED_OUT} -> EAGAIN\nwhy\n").partition("> why\n")[2]
+    assert "  client: recv(3, buf, 10, 0) → -1 EAGAIN" in why
+
+
 def test_the_end_of_a_script_does_not_wait_for_a_blocked_call_without_an_expectation(script: Script) -> None:
-    assert "→" not in script.run(f"wire off\n{TIMED_OUT}\n").rpartition("recv(3")[2]
+    later = TIMED_OUT.replace("200ms", "2500ms")  # also a busy machine has ended by then, and 3 s of waiting have not
+    assert "→" not in script.run(f"wire off\n{later}\n").rpartition("recv(3")[2]
 
 
 def test_a_mistake_in_a_line_is_reported_and_nothing_is_called(script: Script) -> None:
