@@ -136,8 +136,8 @@ def _json_mismatch(expected: object, text: str) -> str:
     return subset_mismatch(expected, value)
 
 
-ECHO_TIMEOUT_S = 0.5
-NO_ECHO_TIMEOUT_S = 0.3  # no reply for so long counts as unreachable
+_SILENCE_S = 1.0  # no reply to two requests in this time and a round trip counts as unreachable
+_LONGEST_ROUND_TRIP_S = 2.0
 SHOWN = 8
 
 
@@ -298,7 +298,7 @@ def reach_mismatch(at: StepRun, host: str, reach: Reach, *, wanted: bool) -> str
     if not addresses:
         raise StepFailed(f"{reach.node} has no {reach.family or ''} address to reach".replace("  ", " "))
     if not wanted:
-        echoes = [_echo(at, host, reach.node, address, NO_ECHO_TIMEOUT_S) for address in addresses]
+        echoes = [_echo(at, host, reach.node, address) for address in addresses]
         wrong = [echo for echo in echoes if echo.reached]
     else:
         own = {address.version for address in at.run.scenario.topology.node(host).addresses}
@@ -307,7 +307,7 @@ def reach_mismatch(at: StepRun, host: str, reach: Reach, *, wanted: bool) -> str
         for version in [version for version in versions if version in own] or versions:
             tried: list[EchoResult] = []
             for address in (one for one in addresses if one.version == version):
-                tried.append(_echo(at, host, reach.node, address, ECHO_TIMEOUT_S))
+                tried.append(_echo(at, host, reach.node, address))
                 if tried[-1].reached:
                     break
             else:
@@ -318,12 +318,13 @@ def reach_mismatch(at: StepRun, host: str, reach: Reach, *, wanted: bool) -> str
     return f"expected {reach.node} to be {'' if wanted else 'un'}reachable from {host}; {shown}"
 
 
-def _echo(at: StepRun, host: str, name: str, address: IpAddress, deadline_s: float) -> EchoResult:
+def _echo(at: StepRun, host: str, name: str, address: IpAddress) -> EchoResult:
     from labctl.observe.ping import reach as echo
 
     at.scope.check()
-    target = name if name in at.run.scenario.topology else ""
-    return echo(at.lab, host, address, target=target, deadline_s=deadline_s, requests=1)
+    topology = at.run.scenario.topology
+    deadline_s = _SILENCE_S + min(topology.longest_round_trip_s, _LONGEST_ROUND_TRIP_S)
+    return echo(at.lab, host, address, target=name if name in topology else "", deadline_s=deadline_s, requests=2)
 
 
 def icmp_error(at: StepRun, host: str, endpoint: str) -> str:
@@ -334,7 +335,7 @@ def icmp_error(at: StepRun, host: str, endpoint: str) -> str:
     try:
         name = parse_endpoint(endpoint).host or ""
         wanted = [address for address in addresses_of(at.run, name) if not address.is_link_local]
-        echoes = [_echo(at, host, name, address, NO_ECHO_TIMEOUT_S) for address in wanted]
+        echoes = [_echo(at, host, name, address) for address in wanted]
     except (ValueError, StepFailed, KernelError):
         return ""
     shown = [f"an echo request to {echo.describe(_node_names(at))}" for echo in echoes if echo.error is not None]
