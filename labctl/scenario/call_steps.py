@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 _AHEAD_MAX = 8  # hosts whose calling processes start before their first step
-_STATUS_S = 1.0  # until the keeper reports the exit status of a process
+_STATUS_S = 5.0  # until the keeper reports the exit status of a process
 
 
 def hosts_that_call_first(steps: Sequence[Step]) -> list[str]:

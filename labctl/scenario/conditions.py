@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-MIN_SEARCH_S = 0.5  # for a search in a process of its own, even if the deadline is shorter
+MIN_SEARCH_S = 3.0  # for a search in a process of its own, even if the deadline is shorter
 BECOMES_TRUE_WITHIN_S = 3.0  # ARP, neighbour discovery and TCP repeat a lost packet after 1 s
 LARGEST_FILE = 1 << 22  # bytes of a file that are read
 

@@ -8,6 +8,7 @@ is complete. `settle` waits for that moment, so that the report has the crash an
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -238,8 +239,9 @@ class StepRun(Struct, eq=False):
 
 
 QUIET_S = 0.1  # for programs that sleep: one of their children may crash
-SETTLE_S = 1.5  # for programs that are busy
+SETTLE_S = 1.5  # processor time for programs that are busy
 BUSY_S = 0.2  # the same after all steps have passed: a server may crash after its last response
+_BUSY_MACHINE = 5  # times as long may a program take to get its processor time
 MAX_HOSTS = 8
 MAX_SOCKETS = 20  # of each host
 TAIL_CHARACTERS = 16384  # of each stream of each program
@@ -254,31 +256,42 @@ def settle(
     quiet_s: float = QUIET_S,
     within_s: float = SETTLE_S,
 ) -> None:
-    """Wait until every program has ended or sleeps, so that none is about to end by itself."""
+    """Wait until every program has ended or sleeps, so that none is about to end by itself.
+
+    A program that is busy gets `within_s` of processor time, for which it may have to wait.
+    """
     started = monotonic()
-    for _ in Scope(condition, started + within_s).look_again():
+    used_s: dict[int, float] = {}  # by PID, at the first look
+
+    def is_settled(program: Program) -> bool:
+        pid = program.process.pid
+        state, cpu_s = _state_and_cpu_s(lab, program.command.host, pid)
+        return state in IDLE or cpu_s - used_s.setdefault(pid, cpu_s) >= within_s
+
+    for _ in Scope(condition, started + _BUSY_MACHINE * within_s).look_again():
         alive = [program for program in programs if program.is_running]
         quiet = monotonic() - started >= quiet_s
-        if not alive or (quiet and all(is_idle(lab, each.command.host, each.process.pid) for each in alive)):
+        if not alive or (quiet and all(map(is_settled, alive))):
             return
-
-
-def is_idle(lab: Lab, host: str, pid: int) -> bool:
-    """Return whether the process sleeps or is stopped."""
-    return kernel_state(lab, host, pid) in IDLE
 
 
 def kernel_state(lab: Lab, host: str, pid: int) -> str:
     """Return field 3 of proc_pid_stat(5); X if the process no longer exists."""
+    return _state_and_cpu_s(lab, host, pid)[0]
+
+
+def _state_and_cpu_s(lab: Lab, host: str, pid: int) -> tuple[str, float]:
+    """Return field 3 of proc_pid_stat(5), and the seconds of fields 14 and 15."""
     try:
         fd = lab.open_file(host, f"/proc/{pid}/stat")
     except KernelError:
-        return "X"
+        return "X", 0.0
     with open(fd, "rb") as file:
         try:
-            return chr(file.read().rpartition(b")")[2].split()[0][0])
-        except (ProcessLookupError, IndexError):
-            return "X"
+            fields = file.read().rpartition(b")")[2].split()
+        except ProcessLookupError:
+            return "X", 0.0
+    return (chr(fields[0][0]), (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")) if fields else ("X", 0.0)
 
 
 def programs(run: Run) -> tuple[ProgramRecord, ...]:

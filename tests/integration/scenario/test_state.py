@@ -11,7 +11,7 @@ from labctl.lab.client.handle import Lab
 from labctl.plan.build import build
 from labctl.report import plain
 from labctl.report.terminal import Look
-from labctl.scenario.state import is_idle, kernel_state
+from labctl.scenario.state import IDLE, kernel_state
 from tests.integration.scenarios import fails, passes, run
 
 LISTEN = '  - server: |\n      s = socket(AF_INET, SOCK_STREAM)\n      bind(s, "server:5000")\n      listen(s, 2)\n'
@@ -123,8 +123,8 @@ def test_a_passed_scenario_has_programs_but_no_sockets_in_its_result(tmp_path: P
 def test_a_sleeping_process_is_idle_and_a_missing_one_has_no_state() -> None:
     with Lab.open(build(topology.load("pair"))) as lab:
         with contextlib.closing(lab.spawn("client", ["sleep", "600"])) as process:
-            while not is_idle(lab, "client", process.pid):
-                assert kernel_state(lab, "client", process.pid) in "RD"
+            while (state := kernel_state(lab, "client", process.pid)) not in IDLE:
+                assert state in "RD"
             process.signal(signal.SIGKILL)
             assert process.wait(10) == -signal.SIGKILL
         assert kernel_state(lab, "client", process.pid) == "X"
