@@ -15,7 +15,7 @@ from labctl.cli.exit import complain
 from labctl.errors import describe_errno
 
 HISTORY_LINES = 2000
-_SOON_S = 0.02  # until readline waits
+_SOON_S = (0.02, 0.3, 1.0)  # until readline waits: the last ones on a busy machine
 
 
 @contextmanager
@@ -45,8 +45,11 @@ def signals_end_the_prompt() -> Iterator[None]:
 
     def wake() -> None:
         while numbers := os.read(reading, 4096):  # signal.set_wakeup_fd writes each signal as a byte
-            if set(numbers) != {signal.SIGWINCH}:
-                select.select([], [], [], _SOON_S)
+            if set(numbers) == {signal.SIGWINCH}:
+                continue
+            for pause_s in _SOON_S:
+                if select.select([reading], [], [], pause_s)[0]:
+                    break  # another signal, or the end
                 signal.pthread_kill(prompt, signal.SIGWINCH)
 
     thread = threading.Thread(target=wake, name="labctl-prompt", daemon=True)
