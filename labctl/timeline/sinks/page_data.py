@@ -151,11 +151,14 @@ class _Encoder:
 
     def _previews(self, data: Iterable[bytes], limit: int, *, of_text_only: bool) -> Column:
         """Return the beginnings as text; with `of_text_only`, "" for other data."""
-        texts = [part[:limit].decode("utf-8", "ignore" if of_text_only else "backslashreplace") for part in data]
-        if of_text_only:
-            shown = [text if text.replace("\r", "").replace("\n", "").isprintable() else "" for text in texts]
-        else:
-            shown = [text.replace("\r\n", "\n").rstrip("\n") for text in texts]
+        shown = []
+        for part in data:
+            text = part[:limit].decode("utf-8", "ignore" if of_text_only else "backslashreplace")
+            if not of_text_only:
+                text = text.replace("\r\n", "\n").strip("\n") + ("\n\u2026" if len(part) > limit else "")
+            elif not text.replace("\r", "").replace("\n", "").isprintable():
+                text = ""
+            shown.append(text)
         return _short("text", self._texts.of(shown))
 
     def _add_bytes(self) -> None:

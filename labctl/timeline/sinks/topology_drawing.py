@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from labctl.drawing.diagram import Diagram, Edge, Symbol, Vertex
 from labctl.drawing.svg import STYLE, Drawing, element
 from labctl.timeline.events import Timeline
@@ -10,6 +12,7 @@ from labctl.topology.model import Endpoint, NodeKind
 __all__ = ["STYLE", "columns", "drawing"]
 
 _LARGEST = 300  # nodes; a drawing of more cannot be read
+_BESIDE = 20  # pixels from the middle of a symbol to that of the next, at least; less is a place below it
 _DETAILED = 16  # nodes up to which interfaces and addresses are shown
 
 
@@ -19,11 +22,18 @@ def drawing(timeline: Timeline) -> str:
 
 
 def columns(timeline: Timeline) -> tuple[str, ...]:
-    """Return the hosts of the timeline in the order of the drawing, from left to right: routers between their hosts."""
+    """Return the hosts of the timeline in the order of the drawing, from left to right: routers between their hosts.
+
+    Hosts that are drawn in several rows, as those of a large network, stay in the order of the timeline.
+    """
     names = {node.name for node in timeline.nodes}
     if not timeline.hosts or not set(timeline.hosts) <= names or len(names) > _LARGEST:
         return timeline.hosts
     points = Drawing(_diagram(timeline)).layout.points
+    places = sorted(points[name].x for name in timeline.hosts)
+    beside = 1 + sum(after - before > _BESIDE for before, after in pairwise(places))
+    if 2 * beside <= len(timeline.hosts):
+        return timeline.hosts
     return tuple(sorted(timeline.hosts, key=lambda name: (points[name].x, points[name].y)))
 
 

@@ -82,6 +82,7 @@ function showDetails(index) {
   if (connection !== null) put("connection", data.connections[connection]);
   const block = html("pre", { class: "bytes" });
   details.replaceChildren(html("h3", {}, TITLES[kinds[index]]), list, block);
+  if (kinds[index] === "O") block.textContent = text(index, "preview");
   bytesOf(index).then((bytes) => { if (detailed === index && bytes.length) block.textContent = dump(bytes); });
 }
 function putSocket(put, socket) {

@@ -5,9 +5,10 @@ const AHEAD = 32; // rows drawn beyond the visible ones; an arrow spans at most 
 const BLOCK = 128; // rows for which the calls in progress at the first are stored
 const CHUNK_BYTES = 1 << 18; // of the stream of bytes in each element
 const PREVIEW_BYTES = 24; // of a packet's payload
+const HEAD = 14; // pixels of a line of names
 const LONG_SILENCE_NS = 250e6;
 const PRINTED_ROWS = 6; // of a drawing that no page break divides
-const PRINTED_WIDTH = 700;
+const PRINTED_WIDTH = 700, WIDEST_PRINT = 1050; // pixels of the drawing on the width of the paper
 const MICROSECOND = 1e3, MILLISECOND = 1e6, SECOND = 1e9;
 
 const byId = (id) => document.getElementById(id);

@@ -278,15 +278,17 @@ function remark() {
   redraw();
 }
 function drawHeads(heads) {
-  heads.setAttribute("viewBox", `0 0 ${width} 30`);
+  const levels = Math.ceil(least() / width); // of names, where they have no room beside each other
+  const bottom = 30 + (levels - 1) * HEAD, level = (column) => 20 + (column % levels) * HEAD;
+  heads.setAttribute("viewBox", `0 0 ${width} ${bottom}`);
   heads.setAttribute("width", width);
   const names = hosts.map((name, column) => {
     const first = column === 0, last = column === hosts.length - 1 && !first;
     const place = first ? x(0) - 6 : last ? x(column) + RIGHT - 4 : x(column);
-    return svg("text", { class: "host", x: place, y: 20, "text-anchor": first ? "start" : last ? "end" : "middle" }, name);
+    return svg("text", { class: "host", x: place, y: level(column), "text-anchor": first ? "start" : last ? "end" : "middle" }, name);
   });
-  heads.replaceChildren(svg("text", { class: "time", x: LEFT - 24, y: 20, "text-anchor": "end" }, "ms"), ...names,
-    ...hosts.map((_, column) => svg("line", { class: "life", x1: x(column), x2: x(column), y1: 25, y2: 30 })));
+  const lines = hosts.map((_, column) => svg("line", { class: "life", x1: x(column), x2: x(column), y1: level(column) + 5, y2: bottom }));
+  heads.replaceChildren(svg("text", { class: "time", x: LEFT - 24, y: 20, "text-anchor": "end" }, "ms"), ...lines, ...names);
 }
 function least() { // the width at which the names of hosts stand beside each other, the last one ending at the edge
   const longest = Math.max(0, ...hosts.map((name) => name.length));

@@ -68,7 +68,7 @@ for (const link of document.querySelectorAll("[data-event]"))
 const printed = byId("printed");
 addEventListener("beforeprint", () => {
   const kept = [width, selected, followed];
-  [width, selected, followed] = [Math.max(PRINTED_WIDTH, least()), -1, null];
+  [width, selected, followed] = [Math.min(Math.max(PRINTED_WIDTH, least()), WIDEST_PRINT), -1, null];
   const names = svg("svg", { class: "ladder" }), pages = [];
   drawHeads(names);
   for (let first = 0; first < rows.event.length; first += PRINTED_ROWS) {

@@ -111,8 +111,10 @@ def test_previews_are_the_beginning_of_text() -> None:
     for payload in (b"hello\r\nworld", b"\x16\x03\x01\x02\x00", "é".encode() * 20):
         b.packet(10, "client", "PSH ACK", 1, 1, payload)
     b.output(20, "client", b"OK\n\xff")
+    b.output(30, "client", b"\n" + b"x" * 500)
     _, events = decoded(b.timeline())
-    assert [event["preview"] for event in events] == ["hello\\x0d\nworld", "", "é" * 12, "OK\n\\xff"]
+    texts = ["hello\\x0d\nworld", "", "é" * 12, "OK\n\\xff", f"{'x' * 199}\n\u2026"]
+    assert [event["preview"] for event in events] == texts
 
 
 def test_packets_have_the_names_that_the_ladder_gives_them() -> None:

@@ -76,3 +76,9 @@ def test_columns_of_a_ladder_have_routers_between_their_hosts() -> None:
 def test_columns_of_hosts_without_a_node_stay_in_their_order() -> None:
     timeline = replace(tcp_echo(), hosts=("server", "client"), nodes=())
     assert columns(timeline) == ("server", "client")
+
+
+def test_columns_of_hosts_that_are_drawn_in_rows_stay_in_their_order() -> None:
+    names = [f"h{number}" for number in range(20)]
+    kinds = {"s": SWITCH} | dict.fromkeys(names, HOST)
+    assert list(columns(lab(kinds, *((name, "s") for name in names)))) == names
