@@ -57,21 +57,22 @@ def firewall_table(node: Node, topology: Topology) -> MakeTable | None:
 
 
 def ends(written: Iterable[str], topology: Topology, version: int) -> tuple[str, ...]:
-    """Return the addresses and prefixes of nodes, networks, prefixes and addresses, without those that others cover."""
+    """Return the addresses and prefixes of nodes, networks, VLANs, prefixes and addresses, without covered ones."""
     found = []
     for name in written:
-        if name in topology:
-            node = topology.node(name)
-            found += [ip_network(address) for address in node.addresses]
+        if name in topology and topology.node(name).kind is not NodeKind.SWITCH:
+            found += [ip_network(address) for address in topology.node(name).addresses]
+            continue
+        try:
+            found.append(ip_network(name))
+        except ValueError:  # a network or VLAN
             found += [
                 one.network
-                for other in (topology.nodes if node.kind is NodeKind.SWITCH else ())
-                for interface in other.interfaces
+                for node in topology.nodes
+                for interface in node.interfaces
                 if interface.network == name
                 for one in interface.addresses
             ]
-        else:
-            found.append(ip_network(name))
     from ipaddress import collapse_addresses
 
     texts = (str(one) for one in collapse_addresses(one for one in found if one.version == version))  # type: ignore[type-var]

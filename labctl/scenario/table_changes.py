@@ -61,7 +61,8 @@ def with_firewall(topology: Topology, node: str, model: FirewallFile | None) -> 
         raise InputError(f"{node} is a switch: it forwards packets without inspecting them")
     new = firewall_of(model, _place(), _Refusing())
     if new is not None:
-        new = expanded(new, _by_key(topology), _groups(topology), lambda name: _place(), _Refusing())
+        vlans = {interface.network for each in topology.nodes for interface in each.interfaces}  # and other networks
+        new = expanded(new, _by_key(topology), _groups(topology), vlans, lambda name: _place(), _Refusing())
         if old.kind is NodeKind.ROUTER and (new.outside or new.preset in NEED_OUTSIDE):
             new = replace(new, outside=_outside(topology, old, new.outside))
     return replace(old, firewall=new)

@@ -91,7 +91,7 @@ _ENDS = ListOf(Placed(STRICT_TEXT), or_one=True)
 class FlowFile(Shape):
     """Packets that match every key."""
 
-    from_ = defaulted(_ENDS, [], "Senders: nodes, groups, networks, prefixes or addresses.", name="from")
+    from_ = defaulted(_ENDS, [], "Senders: nodes, groups, networks, VLANs, prefixes or addresses.", name="from")
     to = defaulted(_ENDS, [], "Receivers, likewise.")
     protocol = optional(OneOf(FlowProtocol), "tcp, udp or icmp.")
     port = optional(TEXT, "Destination port or range: 80, 8000-8010.")

@@ -210,7 +210,7 @@ def draft_of(
         return None, mistakes.diagnostics
     check_exposures(gathered.nodes.values(), mistakes)
     nodes = with_service_order(gathered.nodes, gathered.groups, mistakes)
-    nodes = with_names(nodes, gathered.groups, mistakes)
+    nodes = with_names(nodes, gathered.groups, gathered.vlans, mistakes)
     if any(model.groups for model, _ in gathered.files):
         from labctl.topology.groups import with_groups
 

@@ -7,7 +7,7 @@ destination, so other realms may have the same prefixes. So do the networks of e
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from labctl.documents.diagnostics import suggestion
@@ -123,9 +123,12 @@ def _forward(model: PlacedText | PortForwardFile, place: Place, mistakes: Mistak
 
 
 def with_names(
-    nodes: dict[str, DraftNode], groups: Mapping[str, tuple[str, ...]], mistakes: Mistakes
+    nodes: dict[str, DraftNode], groups: Mapping[str, tuple[str, ...]], vlans: Collection[str], mistakes: Mistakes
 ) -> dict[str, DraftNode]:
-    """Return the nodes (by `name_key`) with the names in translations and firewalls checked, and groups expanded."""
+    """Return the nodes (by `name_key`) with the names in translations and firewalls checked, and groups expanded.
+
+    `vlans` are the names of VLANs, which stand for their prefixes.
+    """
     if not any(one.spec.translation is not None or one.spec.firewall is not None for one in nodes.values()):
         return nodes
     result = dict(nodes)
@@ -139,7 +142,9 @@ def with_names(
             forwards = tuple(named(one, nodes, node.named_at[one.node], fresh) for one in spec.translation.forwards)
             spec = replace(spec, translation=replace(spec.translation, forwards=forwards))
         if spec.firewall is not None:
-            spec = replace(spec, firewall=expanded(spec.firewall, nodes, groups, node.named_at.__getitem__, fresh))
+            spec = replace(
+                spec, firewall=expanded(spec.firewall, nodes, groups, vlans, node.named_at.__getitem__, fresh)
+            )
         if place not in reported:  # the nodes of a group share their keys
             mistakes.diagnostics += dict.fromkeys(fresh.diagnostics)
         reported.add(place)
@@ -161,6 +166,7 @@ def expanded(
     firewall: Firewall,
     nodes: Mapping[str, NamedNode],
     groups: Mapping[str, tuple[str, ...]],
+    vlans: Collection[str],
     place_of: Callable[[str], Place],
     mistakes: Mistakes,
 ) -> Firewall:
@@ -172,8 +178,11 @@ def expanded(
             return tuple(member.name for member in members if member is not None)
         if (prefix := parse_network(name)) is not None:
             return (prefix,)
-        hint = suggestion(name, [one.name for one in nodes.values()])
-        mistakes.add(place_of(name), f"`{name[:40]}` is neither a node, a network, a prefix nor an address", hint)
+        if name in vlans:
+            return (name,)
+        hint = suggestion(name, [*(one.name for one in nodes.values()), *vlans])
+        what = "is neither a node, a network, a VLAN, a prefix nor an address"
+        mistakes.add(place_of(name), f"`{name[:40]}` {what}", hint)
         return (name,)
 
     def of(rules: Iterable[FlowRule]) -> tuple[FlowRule, ...]:
@@ -282,7 +291,8 @@ def _matching(
         if any(end.ifname(labels) == written for end in own):
             return index
     for index in on:
-        if any(name_key(switch.name) == key for switch in parts[index].switches):
+        names = [*(vlan.name for vlan in parts[index].vlans), *(switch.name for switch in parts[index].switches)]
+        if key in map(name_key, names):
             return index
     there = [index for index in on if any(name_key(end.draft.node) == key for end in parts[index].ends)]
     return there[0] if len(there) == 1 and key != name_key(router) else None

@@ -12,7 +12,7 @@ import pytest
 from labctl.lab.client.handle import Lab
 from labctl.observe.ping import reach
 from labctl.plan.build import build
-from labctl.plan.firewall import ends
+from labctl.plan.firewall import ends, firewall_table
 from labctl.topology import load
 from tests.labs import arrives
 from tests.patience import patient
@@ -104,3 +104,32 @@ def test_names_stand_for_addresses_and_prefixes(tmp_path: Path) -> None:
     topology = load(tmp_path / "net.yaml")
     assert ends(["a", "far", "10.0.2.7"], topology, 4) == ("10.0.1.11", "10.0.2.0/24")
     assert ends(["a", "10.0.0.0/8"], topology, 6) == ("fd00:1::11",)
+
+
+VLANS = """
+addresses: ipv4
+vlans: {red: {id: 10, ipv4: 10.0.10.0/24}, blue: {id: 20, ipv4: 10.0.20.0/24}}
+hosts: {a: , b: }
+routers:
+  gw: {nat: {outside: blue}, firewall: {policy: drop, allow: [tcp/80 from red to blue]}}
+switches: {s: }
+links:
+  - {ends: [a, s], vlan: red}
+  - {ends: [b, s], vlan: blue}
+  - {ends: [gw, s], vlan: red}
+  - {ends: [gw, s], vlan: blue}
+"""
+
+
+def test_a_vlan_stands_for_its_prefixes(tmp_path: Path) -> None:
+    (tmp_path / "net.yaml").write_text(VLANS)
+    topology = load(tmp_path / "net.yaml")
+    assert ends(["red"], topology, 4) == ("10.0.10.0/24",)
+    gw = topology.node("gw")
+    assert gw.translation is not None
+    assert gw.translation.outside == "eth1"
+    table = firewall_table(gw, topology)
+    assert table is not None
+    rules = [str(rule) for chain in table.chains for rule in chain.rules if "10.0.10.0/24" in str(rule)]
+    passed = "meta nfproto ipv4 ip saddr 10.0.10.0/24 ip daddr 10.0.20.0/24 meta l4proto tcp th dport 80 accept"
+    assert rules == [passed, passed]  # in, and through

@@ -62,7 +62,7 @@ def test_invalid_short_forms_are_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("written", "message"),
     [
-        ("{allow: [{from: wbe}]}", "`wbe` is neither a node, a network, a prefix nor an address"),
+        ("{allow: [{from: wbe}]}", "`wbe` is neither a node, a network, a VLAN, a prefix nor an address"),
         ("{allow: [{protocol: icmp, port: 80}]}", "icmp has no ports"),
         ("{allow: [{port: http}]}", "`http` is neither a port nor a range"),
         ("{preset: shut}", "expected one of open, stateful, drop-in, lockdown, corporate, got the text `shut`"),
