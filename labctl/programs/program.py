@@ -186,6 +186,11 @@ class Program:
         return not self.ended
 
     @property
+    def is_ending(self) -> bool:
+        """Whether its process has ended and its output has not been read to the end."""
+        return False
+
+    @property
     def has_failed(self) -> bool:
         """Whether it has ended with another status than 0."""
         return self.status not in (None, 0)
@@ -359,6 +364,10 @@ class Service(Program):
     @property
     def is_running(self) -> bool:
         return self.gone is None and self._latest.state in (ProcessState.RUNNING, ProcessState.STOPPING)
+
+    @property
+    def is_ending(self) -> bool:
+        return self._latest.state is ProcessState.ENDED and not self.ended
 
     @property
     def has_failed(self) -> bool:

@@ -269,7 +269,7 @@ def settle(
         return state in IDLE or cpu_s - used_s.setdefault(pid, cpu_s) >= within_s
 
     for _ in Scope(condition, started + _BUSY_MACHINE * within_s).look_again():
-        alive = [program for program in programs if program.is_running]
+        alive = [program for program in programs if program.is_running or program.is_ending]
         quiet = monotonic() - started >= quiet_s
         if not alive or (quiet and all(map(is_settled, alive))):
             return
