@@ -180,6 +180,26 @@ def speaking_hosts(timeline: Timeline) -> list[str]:
     return [host for host in timeline.hosts if host in speaking]
 
 
+class ClientPorts:
+    """The ports that tell the connections between the same two addresses apart: those of the sides that began."""
+
+    def __init__(self) -> None:
+        self._began: dict[Flow, int] = {}
+        self._ports: dict[tuple[str, ...], set[int]] = {}
+
+    def learn(self, header: Header) -> None:
+        """Take the headers of a packet; those of a connection in order of time."""
+        flow = header.flow
+        if flow is not None and flow.source_port and flow.connection not in self._began:
+            port = flow.target_port if header.flags[:2] == ("SYN", "ACK") else flow.source_port
+            self._began[flow.connection] = port
+            self._ports.setdefault(_addresses(flow), set()).add(port)
+
+    def of(self, flow: Flow) -> int:
+        """Return the port that names a connection of which a packet was taken; 0 if it has no other beside it."""
+        return self._began[flow.connection] if len(self._ports.get(_addresses(flow), ())) > 1 else 0
+
+
 class Fold:
     """Makes items of events, once or as they come.
 
@@ -203,8 +223,7 @@ class Fold:
         self._shown_journeys: set[int] = set()
         self._crossed: set[int] = set()  # those that were shown to end in a drop
         self._answered: set[str] = set()  # addresses whose link-layer address was resolved
-        self._connections: dict[Flow, int] = {}  # the port of the side that began
-        self._ports: dict[tuple[str, ...], set[int]] = {}  # those ports, of each two addresses
+        self._ports = ClientPorts()
         self._handshakes: set[Flow] = set()  # connections of which the third packet is due
         self._states: dict[SocketKey, str] = {}
         self._queues: dict[tuple[str, int, Flow | None], str] = {}
@@ -239,7 +258,7 @@ class Fold:
                 case Packet():
                     self._has_packets = True
                     self._journeys.setdefault(event.journey, []).append(event)
-                    self._learn_connection(event)
+                    self._ports.learn(event.header)
                     if event.header.flow is None and event.header.summary:
                         self._answered.add(event.header.summary.partition(" is at")[0])
                     self._put(event.at_ns, event)
@@ -536,13 +555,6 @@ class Fold:
             return wanted in self._answered
         return is_resolution(header)
 
-    def _learn_connection(self, packet: Packet) -> None:
-        flow = packet.header.flow
-        if flow is not None and flow.source_port and flow.connection not in self._connections:
-            port = flow.target_port if packet.header.flags[:2] == ("SYN", "ACK") else flow.source_port
-            self._connections[flow.connection] = port
-            self._ports.setdefault(_addresses(flow), set()).add(port)
-
     def _port_of(self, packet: Packet) -> int:
         """Return the port that names the packet's connection; 0 while its hosts have only one."""
         flow = packet.header.flow
@@ -553,7 +565,7 @@ class Fold:
             self._handshakes.add(connection)
         elif set(packet.header.flags) & {"RST", "FIN"}:
             self._handshakes.discard(connection)
-        return self._connections[connection] if len(self._ports[_addresses(flow)]) > 1 else 0
+        return self._ports.of(flow)
 
     def _host_at(self, flow: Flow | None, end: str) -> str:
         if flow is None:

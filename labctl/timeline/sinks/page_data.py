@@ -12,7 +12,8 @@ one value. Bytes (frames of packets, data of calls) follow in their own stream, 
 `upkeep` has the numbers of events that a page leaves out at first. Columns are [kind, values]: `text`, `flow` and
 `socket` numbers in the lists, `number` values, `time` nanoseconds since the event's own `at`, `bytes` lengths in the
 stream of bytes. `connections` has a text for each connection; a column `connection` has its number, or null. Packets
-have a column `about`: their name by `labctl.timeline.protocol_names`, if they are not just TCP, and their VLAN.
+have a column `about`: their name by `labctl.timeline.protocol_names`, if they are not just TCP, and their VLAN; and
+`port`, which tells connections between the same two addresses apart, or 0.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from labctl.timeline.events import (
     Step,
     Timeline,
 )
-from labctl.timeline.fold import speaking_hosts
+from labctl.timeline.fold import ClientPorts, speaking_hosts
 from labctl.timeline.packet_headers import vlan_text
 from labctl.timeline.protocol_names import brief, described
 from labctl.timeline.sinks import topology_drawing
@@ -128,6 +129,7 @@ class _Encoder:
                 map(attrgetter("header.payload"), events), _PAYLOAD_PREVIEW_BYTES, of_text_only=True
             )
             made["about"] = _short("text", self._texts.of(map(_about, events)))
+            made["port"] = _short("number", _ports(events))
         return {"rows": len(events), "columns": made}
 
     def _column(self, name: str, values: Sequence[Value], events: Sequence[AnyEvent]) -> Column:
@@ -236,6 +238,23 @@ def _header_flow(event: AnyEvent) -> str | None:
         return None
     parts = (" ".join(header.flags), header.summary, described(header), str(header.flow or header.protocol))
     return ", ".join(filter(None, parts))
+
+
+def _ports(events: Sequence[AnyEvent]) -> list[int | bool | None]:
+    """Return the ports that name the connections of packets; 0 where there is one connection, or another name."""
+    headers = [event.header for event in events if isinstance(event, Packet)]
+    firsts: dict[Flow, Header] = {}
+    for header in headers:
+        if header.flow is not None:
+            firsts.setdefault(header.flow, header)
+    ports = ClientPorts()
+    for header in firsts.values():
+        ports.learn(header)
+    names = {flow: ports.of(flow) if flow.source_port else 0 for flow in firsts}
+    return [
+        0 if header.flow is None or (header.protocol != "tcp" and described(header)) else names[header.flow]
+        for header in headers
+    ]
 
 
 def _about(event: AnyEvent) -> str:

@@ -58,7 +58,7 @@ function showDetails(index) {
     put(hops.length > 1 ? `wire ${hops.indexOf(hop) + 1}` : "wire", `${from} \u2192 ${to}${taken === null ? "" : `, ${duration(taken)} later`}`);
   }
   const { rows: _, columns } = data.tables[NAMES[kinds[index]]];
-  const hidden = new Set(["source", "preview", "connection", "relative_seq", "relative_ack", "journey", "interface", "receiver", "receiver_interface", "arrived_ns", "wire"]);
+  const hidden = new Set(["source", "preview", "connection", "relative_seq", "relative_ack", "journey", "port", "interface", "receiver", "receiver_interface", "arrived_ns", "wire"]);
   for (const name in columns) {
     if (name === "repeated" && raw(index, name) === 1) continue;
     const [kind] = columns[name], value = raw(index, name);

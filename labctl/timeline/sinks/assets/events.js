@@ -183,7 +183,7 @@ function callLabel(index, part) {
 function packetLabel(index) {
   const protocol = text(index, "header.protocol"), flags = text(index, "header.flags");
   const bytes = raw(index, "header.payload_bytes"), payload = text(index, "preview"), about = text(index, "about");
-  const parts = [];
+  const port = raw(index, "port"), parts = port ? [`:${port}`] : [];
   if (protocol === "tcp") {
     parts.push(flags.replaceAll(" ", "\u00b7"));
     if (bytes || /SYN|FIN/.test(flags)) parts.push(`seq ${raw(index, "relative_seq") ?? raw(index, "header.seq")}`);

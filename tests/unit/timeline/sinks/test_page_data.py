@@ -143,6 +143,17 @@ def test_packets_have_the_names_that_the_ladder_gives_them() -> None:
     assert events[-1]["header"] == f"PSH ACK, BGP KEEPALIVE, {port}"
 
 
+def test_connections_between_the_same_hosts_have_the_client_port_on_their_packets() -> None:
+    b = Builder(client_port=40001)
+    b.packet(10, "client", "SYN", 0, 0)
+    _, alone = decoded(b.timeline())
+    b.flow = Flow("tcp", CLIENT, 40002, SERVER, 5000)
+    b.packet(20, "server", "SYN ACK", 0, 1)
+    b.packet(30, "client", "ACK", 1, 1)
+    _, several = decoded(b.timeline())
+    assert [[event["port"] for event in events] for events in (alone, several)] == [[0], [40001, 40002, 40002]]
+
+
 def test_hosts_of_a_large_lab_that_take_no_part_have_no_column() -> None:
     b = Builder()
     b.packet(10, "client", "SYN", 0, 0)
