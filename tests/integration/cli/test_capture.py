@@ -55,7 +55,7 @@ def test_of_a_node_each_line_names_the_interface_and_the_direction(name: str) ->
         send(name, 1)
         send(name, 1, sender="server", target="10.0.0.1")
         shown, _ = process.communicate(timeout=TIMEOUT_S)
-    there, back = (line.split(maxsplit=1)[1] for line in shown.splitlines())
+    there, back = sorted(line.split(maxsplit=1)[1] for line in shown.splitlines())
     assert re.fullmatch(r"eth0  in  client:\d+ > server:9 udp len 5", there)
     assert re.fullmatch(r"eth0  out server:\d+ > client:9 udp len 5", back)
 

@@ -146,7 +146,7 @@ def test_a_node_s_packets_arrive_at_nodes_that_were_not_named_and_others_are_lef
             until = time.monotonic() + TIMEOUT_S
             while not selector.select(0.05):  # until something of it is drawn
                 assert time.monotonic() < until
-                output(lab, "server", "ping", "-c1", "-W1", "10.0.0.1")
+                output(lab, "server", "ping", "-c1", "-w10", "10.0.0.1")
             tracing.send_signal(signal.SIGINT)
         events = json.loads(file.read_text())["events"]
     echoes = [event for event in events if event["type"] == "Packet" and "echo" in event["header"]["summary"]]
