@@ -40,6 +40,10 @@ _SILENCE_NS = 250_000_000
 _LONGEST_STRETCH = {False: 16, True: 200}  # arrows in a row, compact and full; the others are counted
 _FOLDED_FROM = 3  # packets with data in a row that become one arrow
 _CALLS = "calls"
+RECEIVES = frozenset({"accept", "accept4", "recv", "recvfrom", "recvmsg", "read"})
+# Calls that send nothing: a packet during them is the kernel's, which repeats a segment. The kernel fills in their
+# arguments after the first; a record has them as they were afterwards.
+WAITS = RECEIVES | {"poll", "ppoll", "select", "pselect6", "epoll_wait", "epoll_pwait"}
 _ANSWERED = frozenset({"NO_SOCKET"})  # reasons for which the kernel drops a packet and answers with a RST or ICMP
 _PURGED = frozenset({"SOCKET_CLOSE", "QUEUE_PURGE"})
 
@@ -458,13 +462,13 @@ class Fold:
         return False
 
     def _sends_next(self, at: int, call: Call) -> bool:
+        if call.name in WAITS:
+            return False
         for point in self._points[at + 1 :]:
             if isinstance(point.event, Packet) and self._is_resolution(point.event):
                 continue
             if isinstance(point.event, Packet | Call | Step | Output | Mark):
-                # A later one may be the kernel's, which repeats a segment.
-                is_soon = point.at_ns - call.at_ns < _HELD_NS
-                return isinstance(point.event, Packet) and point.event.host == call.host and is_soon
+                return isinstance(point.event, Packet) and point.event.host == call.host
         return False
 
     def _call_of(self, packet: Packet) -> Call | None:

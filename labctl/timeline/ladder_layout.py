@@ -16,6 +16,8 @@ from labctl.printable import one_line
 from labctl.structs import Struct, field, replace
 from labctl.timeline.events import Call, Drop, Mark, Output, Packet, is_interrupted
 from labctl.timeline.fold import (
+    RECEIVES,
+    WAITS,
     Arrow,
     CallItem,
     Detail,
@@ -37,12 +39,9 @@ _NARROWEST_LANE, _WIDEST_LANE = 3, 9  # cells between the lifelines of hosts tha
 _LANES_SHARE = 0.45  # of the room, at most: the rest is for text
 _FULL_COLUMN = 54  # cells; from here on calls and packets are shown with everything
 _SHOWN_NS = 1_000_000  # a call or step that took this long has its duration shown
-_MOMENT_NS = 20_000_000  # a row takes no more after this time
+_WOKEN_NS = 20_000_000  # a call that returns this soon after a packet arrived stands beside it
 _PREVIEW_BYTES = 24
 _LONGEST_TEXT = 400
-# Calls whose arguments after the first are filled in by the kernel; a record has them as they were afterwards.
-_RECEIVES = frozenset({"accept", "accept4", "recv", "recvfrom", "recvmsg", "read"})
-_FILLED_IN = _RECEIVES | {"poll", "ppoll", "select", "pselect6", "epoll_wait", "epoll_pwait"}
 # Calls that wait for no peer: one that another process interrupts in the ladder did not block.
 _PROMPT = frozenset({"socket", "socketpair", "bind", "listen", "close", "shutdown", "fcntl", "ioctl", "epoll_ctl"})
 _PROMPT |= {"getsockname", "getpeername", "getsockopt", "setsockopt"}
@@ -259,10 +258,11 @@ class Layout:
 
     def _joined(self, row: Row, new: Row, item: Line | CallItem | Arrow) -> Row | None:
         """Return both rows as one if they belong to one moment and fit."""
-        if isinstance(item, Line) or set(row.texts) & set(new.texts) or item.at_ns - row.until_ns > _MOMENT_NS:
+        if isinstance(item, Line) or set(row.texts) & set(new.texts):
             return None
         if isinstance(item, Arrow):
             is_sender = row.calls.get(item.source) == new.call and new.call is not None and len(row.texts) == 1
+            is_sender = is_sender and item.call is not None and item.call.name not in WAITS
             if row.wave is not None or not is_sender or new.wave is None:
                 return None
         elif isinstance(item, CallItem):
@@ -273,8 +273,8 @@ class Layout:
                 if item.part is not Part.END or row.call != item.call.key:
                     return None
             elif item.call.host == wave.target:
-                is_woken = item.part is Part.END or (item.part is Part.WHOLE and item.call.name in _RECEIVES)
-                if not is_woken:
+                is_woken = item.part is Part.END or (item.part is Part.WHOLE and item.call.name in RECEIVES)
+                if not is_woken or item.at_ns - row.until_ns > _WOKEN_NS:
                     return None
             else:
                 return None
@@ -316,7 +316,7 @@ class Layout:
         if note.text == "SYN_SENT" and row.calls.get(note.host, ("",))[-1] != "connect":
             return False  # it belongs to a SYN that follows
         return (note.host in row.texts or note.host in ends or note.host in row.notes) and (
-            note.at_ns - row.until_ns <= _MOMENT_NS
+            note.at_ns - row.until_ns <= _WOKEN_NS
         )
 
     def _span(self, item: Heading | Ended | Silence | Omitted) -> Span:
@@ -371,7 +371,7 @@ def call_text(item: CallItem, *, is_full: bool) -> Text:
     begun = item.part is Part.BEGIN or call.until_ns is None
     if begun:
         first, comma, _ = arguments.partition(", ")
-        if call.name in _FILLED_IN and comma:
+        if call.name in WAITS and comma:
             arguments = f"{first}, \u2026"
     if not is_full:
         arguments = compact_arguments(call.name, arguments)

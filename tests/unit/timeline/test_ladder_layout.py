@@ -99,6 +99,16 @@ def test_only_a_call_that_waits_blocks(name: str, until_us: float, result: str) 
     assert first.texts["server"].result == result
 
 
+def test_what_the_kernel_sends_while_a_call_waits_is_not_the_call_s() -> None:
+    b = timelines.Builder()
+    b.call(10, 300_000, "client", "recv", "3, buf, 10, 0", 5, fd=3)
+    b.packet(200_000, "client", "PSH ACK", 1, 1, b"hello")
+    b.packet(299_000, "server", "PSH ACK", 1, 6, b"hello")
+    rows = [row for row in rows_of(b.timeline(), 74) if isinstance(row, Row)]
+    assert rows[0].texts["client"].result == "blocks"
+    assert [row.wave is not None for row in rows] == [False, True, True]
+
+
 def test_columns_that_were_too_narrow_are_none() -> None:
     assert columns_for(("a", "b", "c"), 74, len).width == 23
     assert columns_for(("a", "b", "c", "d"), 74, len).are_named
