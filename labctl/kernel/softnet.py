@@ -24,14 +24,15 @@ def waiting_packets(statistics: str) -> int:
 def await_delivery(within_s: float) -> bool:
     """Wait until no packet waits for a processor; return whether that was so within the time."""
     until = monotonic() + within_s
-    while _are_waiting():
+    while are_waiting():
         if monotonic() >= until:
             return False
         select.poll().poll(_PAUSE_MS)
     return True
 
 
-def _are_waiting() -> bool:
+def are_waiting() -> bool:
+    """Return whether packets wait for a processor now."""
     try:
         with open(STATISTICS, encoding="ascii") as file:
             return waiting_packets(file.read()) > 0

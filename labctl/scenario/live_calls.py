@@ -6,10 +6,12 @@ import select
 import signal
 from collections.abc import Mapping
 from contextlib import suppress
+from math import inf
 from typing import TYPE_CHECKING
 
 from labctl.clock import monotonic
 from labctl.errors import LabError
+from labctl.kernel.softnet import are_waiting, await_delivery
 from labctl.lab.agent.client import AgentEnded
 from labctl.scenario.language import syntax
 from labctl.scenario.language.checker import CheckContext, check
@@ -29,6 +31,7 @@ PATIENCE_S = 0.02  # for which a call sleeps before it counts as blocked
 CONNECT_PATIENCE_S = 0.3  # the same for connect(2): the kernel answers, which it may do late on a busy machine
 _LONGEST_PATIENCE_S = 2.0
 _FIRST_LOOK_S = 0.002
+_DELIVERY_S = 1.0  # for packets that wait for a processor
 _STATEMENT_S = 60.0  # for a statement whose expectation is a time; `within` has priority
 
 
@@ -233,15 +236,18 @@ class LiveCalls:
         agent, look_s = process.session.caller, _FIRST_LOOK_S
         poller = select.poll()
         poller.register(agent.fileno(), select.POLLIN)
-        slept_since = monotonic()
+        slept_since, is_certain = inf, False
         while not self._has_result(process):
             if poller.poll(look_s * 1000):
                 continue
-            if kernel_state(self._lab, process.session.host, agent.process.pid) not in IDLE:
-                slept_since = monotonic()
-            elif monotonic() - slept_since >= patience_s:
-                return False
-            look_s = min(2 * look_s, max(slept_since + patience_s - monotonic(), _FIRST_LOOK_S))
+            state, now = kernel_state(self._lab, process.session.host, agent.process.pid), monotonic()
+            slept_since = min(slept_since, now) if state in IDLE else inf
+            if now - slept_since >= patience_s and not poller.poll(0):  # it sleeps, too, when it has answered
+                if is_certain or not are_waiting():
+                    return False
+                await_delivery(_DELIVERY_S)
+                slept_since, is_certain = inf, True
+            look_s = min(2 * look_s, max(min(slept_since, now) + patience_s - now, _FIRST_LOOK_S))
         return True
 
     @staticmethod

@@ -74,6 +74,8 @@ OPEN: dict[str, frozenset[str]] = {
     "labctl.kernel.syscalls": frozenset({"scenario", "api"}),
     "labctl.kernel.sockaddr": frozenset({"scenario", "api"}),
     "labctl.kernel.sock_diag": frozenset({"api"}),
+    # The machine's queues of packets, which belong to no lab.
+    "labctl.kernel.softnet": frozenset({"scenario"}),
     # What the API does to the process that it is used in, not to a lab.
     "labctl.kernel.host_visit": frozenset({"api"}),
     "labctl.kernel.privilege": frozenset({"api"}),
