@@ -49,7 +49,7 @@ def test_a_blocked_call_returns_while_the_person_is_at_the_prompt_of_another_hos
 
 
 def test_a_return_is_shown_above_the_line_that_is_being_typed(player: Player) -> None:
-    player.enter("client", "u = socket(AF_INET, SOCK_DGRAM)", 'setsockopt(u, SOL_SOCKET, SO_RCVTIMEO, "600ms")')
+    player.enter("client", "u = socket(AF_INET, SOCK_DGRAM)", 'setsockopt(u, SOL_SOCKET, SO_RCVTIMEO, "3s")')
     player.enter("client", "recv(u, 10)")
     player.sees(r"client \(in recv\)> $")
     player.type("server: getp")

@@ -113,7 +113,7 @@ def test_a_call_that_fails_unexpectedly_is_the_status_and_the_script_continues(s
     assert "✗ expected 0" in script.run(f"{refused} -> 0\n", status=1)
 
 
-TIMED_OUT = 'client: u = socket(AF_INET, SOCK_DGRAM)\nsetsockopt(u, SOL_SOCKET, SO_RCVTIMEO, "200ms")\nrecv(u, 10)'
+TIMED_OUT = 'client: u = socket(AF_INET, SOCK_DGRAM)\nsetsockopt(u, SOL_SOCKET, SO_RCVTIMEO, "1s")\nrecv(u, 10)'
 
 
 def test_a_blocked_call_that_fails_later_is_the_status(script: Script) -> None:
@@ -137,7 +137,7 @@ def test_further_calls_of_a_process_and_why_wait_for_its_blocked_call(script: Sc
 
 
 def test_the_end_of_a_script_does_not_wait_for_a_blocked_call_without_an_expectation(script: Script) -> None:
-    later = TIMED_OUT.replace("200ms", "2500ms")  # also a busy machine has ended by then, and 3 s of waiting have not
+    later = TIMED_OUT.replace("1s", "2500ms")  # also a busy machine has ended by then, and 3 s of waiting have not
     assert "→" not in script.run(f"wire off\n{later}\n").rpartition("recv(3")[2]
 
 

@@ -18,12 +18,15 @@ from labctl.observe.network import holders
 from tests.integration.detached import running
 
 PROGRAM = """\
-import socket, sys
+import socket, sys, time
 s = socket.socket(); s.bind(("", 5000)); s.listen(1)
 client = socket.create_connection(("server", 5000))
 accepted, _ = s.accept()
 waiting = [socket.create_connection(("server", 5000)) for _ in range(2)]
 client.send(b"x" * 1000)
+accepted.recv(1000, socket.MSG_PEEK | socket.MSG_WAITALL)
+while s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)[24] < 2:  # tcpi_unacked: the accept queue
+    time.sleep(0.01)
 print("ready", flush=True)
 sys.stdin.read()
 """

@@ -241,7 +241,7 @@ def test_a_call_that_returns_does_not_block(server: Process) -> None:
 def test_a_call_past_its_deadline_fails_the_program_and_stays_pending(server: Process) -> None:
     server.do("s = socket(AF_INET, SOCK_DGRAM)\nbind(s, ':0')")
     outcome = server.run("recv(s, 10) within 200ms")
-    assert re.search(r"recv\(3, buf, 10, 0\) has not returned after 0\.[1-9] s", str(outcome.failure))
+    assert re.search(r"recv\(3, buf, 10, 0\) has not returned after \d+\.\d s", str(outcome.failure))
     assert outcome.records[-1].duration_s is None
     assert "is still pending" in str(server.session.run(parse("close(s)"), monotonic() + 1).failure)
 
