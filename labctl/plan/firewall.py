@@ -65,18 +65,34 @@ def ends(written: Iterable[str], topology: Topology, version: int) -> tuple[str,
             continue
         try:
             found.append(ip_network(name))
-        except ValueError:  # a network or VLAN
+        except ValueError:
+            networks = _networks(name, topology)
             found += [
                 one.network
                 for node in topology.nodes
                 for interface in node.interfaces
-                if interface.network == name
+                if interface.network in networks
                 for one in interface.addresses
             ]
     from ipaddress import collapse_addresses
 
     texts = (str(one) for one in collapse_addresses(one for one in found if one.version == version))  # type: ignore[type-var]
     return tuple(text.removesuffix("/32" if version == 4 else "/128") for text in texts)
+
+
+def _networks(name: str, topology: Topology) -> set[str]:
+    """Return the names of the networks on a switch and those that it is linked to; of a VLAN, its own."""
+    if name not in topology:
+        return {name}
+    switches = {node.name for node in topology.nodes if node.kind is NodeKind.SWITCH}
+    ends_of = [(near, far) for link in topology.links for near, far in ((link.a, link.b), (link.b, link.a))]
+    joined: set[str] = set()
+    more = {name}
+    while more:
+        joined |= more
+        more = {far.node for near, far in ends_of if near.node in more and far.node in switches - joined}
+    stations = (far for near, far in ends_of if near.node in joined and far.node not in switches)
+    return {topology.node(end.node).interface(end.ifname).network for end in stations} - {""}
 
 
 class _Rules(Struct):

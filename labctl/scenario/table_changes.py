@@ -14,7 +14,7 @@ from labctl.topology.draft import Mistakes, Place
 from labctl.topology.filter_schema import FirewallFile, NatFile, PortForwardFile
 from labctl.topology.firewall import firewall_of
 from labctl.topology.model import Node, NodeKind, Topology
-from labctl.topology.translation import NEED_OUTSIDE, expanded, named, translation_of
+from labctl.topology.translation import NEED_OUTSIDE, expanded, groups_of, named, translation_of
 
 if TYPE_CHECKING:
     from labctl.documents.diagnostics import Hint
@@ -61,7 +61,8 @@ def with_firewall(topology: Topology, node: str, model: FirewallFile | None) -> 
         raise InputError(f"{node} is a switch: it forwards packets without inspecting them")
     new = firewall_of(model, _place(), _Refusing())
     if new is not None:
-        vlans = {interface.network for each in topology.nodes for interface in each.interfaces}  # and other networks
+        networks = (interface.network for each in topology.nodes for interface in each.interfaces)
+        vlans = list(dict.fromkeys(filter(None, networks)))  # and other networks
         new = expanded(new, _by_key(topology), _groups(topology), vlans, lambda name: _place(), _Refusing())
         if old.kind is NodeKind.ROUTER and (new.outside or new.preset in NEED_OUTSIDE):
             new = replace(new, outside=_outside(topology, old, new.outside))
@@ -116,13 +117,9 @@ def _by_key(topology: Topology) -> dict[str, Node]:
 
 
 def _groups(topology: Topology) -> dict[str, tuple[str, ...]]:
-    """Return the nodes by name, and those of NAME-1, NAME-2, ... by NAME."""
-    found: dict[str, tuple[str, ...]] = {}
-    for node in topology.nodes:
-        base, _, number = node.name.rpartition("-")
-        if base and number.isdecimal():
-            found[name_key(base)] = (*found.get(name_key(base), ()), node.name)
-    return found | {name_key(node.name): (node.name,) for node in topology.nodes}
+    """Return the nodes by name and by group."""
+    groups = groups_of((node.name, node.groups) for node in topology.nodes)
+    return groups | {name_key(node.name): (node.name,) for node in topology.nodes}
 
 
 def _outside(topology: Topology, node: Node, written: str) -> str:

@@ -210,11 +210,11 @@ def draft_of(
         return None, mistakes.diagnostics
     check_exposures(gathered.nodes.values(), mistakes)
     nodes = with_service_order(gathered.nodes, gathered.groups, mistakes)
-    nodes = with_names(nodes, gathered.groups, gathered.vlans, mistakes)
     if any(model.groups for model, _ in gathered.files):
         from labctl.topology.groups import with_groups
 
         nodes = with_groups(nodes, gathered.groups, gathered.files, mistakes)
+    nodes = with_names(nodes, gathered.groups, gathered.vlans, mistakes)
     draft = Draft(
         main.name or name,
         document.file,

@@ -131,6 +131,7 @@ def with_names(
     """
     if not any(one.spec.translation is not None or one.spec.firewall is not None for one in nodes.values()):
         return nodes
+    groups = {**groups_of((one.name, one.spec.groups) for one in nodes.values()), **groups}
     result = dict(nodes)
     reported: set[Place] = set()
     for key, node in nodes.items():
@@ -150,6 +151,15 @@ def with_names(
         reported.add(place)
         result[key] = replace(node, spec=spec)
     return result
+
+
+def groups_of(nodes: Iterable[tuple[str, Iterable[str]]]) -> dict[str, tuple[str, ...]]:
+    """Return the nodes of each group, by its `name_key`; `nodes` are names with the groups that each is in."""
+    found: dict[str, tuple[str, ...]] = {}
+    for name, groups in nodes:
+        for group in groups:
+            found[name_key(group)] = (*found.get(name_key(group), ()), name)
+    return found
 
 
 def named(forward: PortForward, nodes: Mapping[str, NamedNode], place: Place, mistakes: Mistakes) -> PortForward:

@@ -106,6 +106,19 @@ def test_names_stand_for_addresses_and_prefixes(tmp_path: Path) -> None:
     assert ends(["a", "10.0.0.0/8"], topology, 6) == ("fd00:1::11",)
 
 
+def test_groups_and_switches_stand_for_what_is_on_them(tmp_path: Path) -> None:
+    (tmp_path / "net.yaml").write_text(
+        "addresses: ipv4\nhosts: {a: , b: , c: }\ngroups: {staff: [a, b]}\nswitches: {s1: , s2: , s3: }\n"
+        "routers: {gw: {firewall: {policy: drop, allow: [tcp/80 from staff to c, icmp from s2]}}}\n"
+        "links: [[a, s1], [s1, s2], [s2, s3], [gw, s3], [b, gw], [c, gw]]\n"
+    )
+    topology = load(tmp_path / "net.yaml")
+    firewall = topology.node("gw").firewall
+    assert firewall is not None
+    assert firewall.allow[0].sources == ("a", "b")
+    assert {ends([switch], topology, 4) for switch in ("s1", "s2", "s3")} == {("10.0.0.0/24",)}
+
+
 VLANS = """
 addresses: ipv4
 vlans: {red: {id: 10, ipv4: 10.0.10.0/24}, blue: {id: 20, ipv4: 10.0.20.0/24}}
