@@ -225,7 +225,8 @@ class _Assembly:
             for port in cable.ports or [Port("")]:
                 joined = hubs(cable, port)
                 domain = found.setdefault(find(joined[0][0]) if joined else id(cable), _Domain())
-                if cable not in domain.cables and (not cable.name or not self.has_vlan(port)):
+                is_new = all(one is not cable for one in domain.cables)  # parallel cables are equal
+                if is_new and (not cable.name or not self.has_vlan(port)):
                     domain.cables.append(cable)
                 if port.device and self.devices[port.device].role is not Role.SWITCH:
                     domain.ports.append(port)

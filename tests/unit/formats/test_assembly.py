@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hypothesis import example
 from hypothesis import given as generated
 from hypothesis import strategies as st
 
@@ -155,6 +156,7 @@ CABLES = st.lists(st.tuples(st.lists(PORTS, min_size=2, max_size=4), PREFIXES), 
 
 
 @generated(CABLES, st.sampled_from(Addressing), st.booleans())
+@example(cables=[([("s", [], ""), ("b", [], "")], "10.0.0.0/24")] * 2, addressing=Addressing.GIVEN, forwards=False)
 def test_every_sketch_becomes_a_topology_without_mistakes(
     cables: list[tuple[list[tuple[str, list[str], str]], str]], addressing: Addressing, forwards: bool
 ) -> None:
