@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json as json_format
 import os
 from contextlib import ExitStack
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from labctl.cli.exit import Stopped, complain
 from labctl.cli.files import load_topology
 from labctl.cli.lab_selection import attach
-from labctl.errors import InputError, LabctlError, LabGone
+from labctl.errors import InputError, LabctlError, LabGone, MachineError, describe_errno
 from labctl.lab.client import state_dir
 from labctl.observe.changes import Change, FileWatch, NodeWatch, fault_changes, program_changes
 from labctl.observe.inspect import DriftKind
@@ -61,6 +62,17 @@ def _bring_up(file: Path, name: str) -> None:
     bring_up(str(file), name)
 
 
+def _watched(file: Path) -> FileWatch:
+    """Watch the file. MachineError where a limit of inotify(7) is reached."""
+    try:
+        return FileWatch([file])
+    except OSError as error:
+        limits = {errno.EMFILE: "max_user_instances", errno.ENOSPC: "max_user_watches"}
+        name = limits.get(error.errno or 0)
+        hint = f" Other programs, as editors, watch many. See `sysctl fs.inotify.{name}`." if name else ""
+        raise MachineError(f"{file}: cannot watch it: {describe_errno(error.errno or 0)}.{hint}") from error
+
+
 class _Session:
     def __init__(self, screen: Screen, name: str | None, file: Path | None, *, as_json: bool, apply: bool) -> None:
         self.screen = screen
@@ -74,7 +86,7 @@ class _Session:
         with ExitStack() as stack:
             files: FileWatch | None = None
             if self.file is not None:
-                files = stack.enter_context(FileWatch([self.file]))
+                files = stack.enter_context(_watched(self.file))
             try:
                 while self._watch_plan(files):
                     pass
@@ -101,7 +113,7 @@ class _Session:
                         return True
                     description = now
                     if _FILE in ready and files is not None and files.changed():
-                        self._read_file(lab)
+                        self._read_file(lab, apply=self.apply)
 
     def _show_state(self, lab: Lab, plan: Plan) -> None:
         """Report where the lab differs from its plan, and from its file."""
@@ -114,15 +126,15 @@ class _Session:
                 self._write(Change(each.node, each.interface, each.kind, each.what, each.planned, each.found))
             else:
                 self._line(f"  {each}", Ink.ODD)
-        if self.file is not None and not self.apply:
-            self._read_file(lab)
+        if self.file is not None:
+            self._read_file(lab, apply=False)
 
-    def _read_file(self, lab: Lab) -> None:
+    def _read_file(self, lab: Lab, *, apply: bool) -> None:
         """Report what the file would change, or change it."""
         assert self.file is not None
         assert self.name is not None
         try:
-            if self.apply:
+            if apply:
                 self._line(f"{self.file} has changed", Ink.STRONG)
                 _bring_up(self.file, self.name)
                 return

@@ -17,7 +17,7 @@ from labctl.errors import MachineError, describe_errno
 from labctl.kernel import syscalls
 from labctl.kernel.capabilities import effective_capabilities, needs_user_namespace, status_field
 from labctl.kernel.mounts import mount_sys
-from labctl.structs import Struct
+from labctl.structs import Struct, replace
 from labctl.unpatched import Socket
 
 _SIOCSIFFLAGS = 0x8914  # linux/sockios.h
@@ -112,6 +112,7 @@ def enter_lab_namespaces(*, with_users: bool = False) -> bool:
     stage = Stage.NAMESPACES
     euid = os.geteuid()  # in the user namespace it will be 0
     rootless = needs_user_namespace(euid, effective_capabilities())
+    limits = _read_limits() if rootless else {}
     try:
         if rootless:
             stage = Stage.USER_NAMESPACE
@@ -121,7 +122,7 @@ def enter_lab_namespaces(*, with_users: bool = False) -> bool:
     except _IdentityRefused as refused:
         raise MachineError(diagnose(read_machine(refused.euid), Stage.IDENTITY, refused.errno or 0)) from refused
     except OSError as error:
-        raise MachineError(diagnose(read_machine(euid), stage, error.errno or 0)) from error
+        raise MachineError(diagnose(replace(read_machine(euid), **limits), stage, error.errno or 0)) from error
     return rootless
 
 
@@ -141,6 +142,7 @@ def enter_private_network() -> bool:
             "namespace (unshare(2)). Call enter_private_network() before anything starts a thread."
         )
     stage = Stage.USER_NAMESPACE
+    limits = _read_limits()
     try:
         _enter_user_namespace(euid, os.getegid())
         stage = Stage.NAMESPACES
@@ -149,7 +151,7 @@ def enter_private_network() -> bool:
     except _IdentityRefused as refused:
         raise MachineError(diagnose(read_machine(euid), Stage.IDENTITY, refused.errno or 0)) from refused
     except OSError as error:
-        raise MachineError(diagnose(read_machine(euid), stage, error.errno or 0)) from error
+        raise MachineError(diagnose(replace(read_machine(euid), **limits), stage, error.errno or 0)) from error
     mount_sys()
     return True
 
@@ -210,6 +212,11 @@ def read_machine(euid: int) -> Readings:
     )
 
 
+def _read_limits() -> dict[str, int | None]:
+    """Read the limits on namespaces that hold for a lab. In a new user namespace, /proc/sys/user has that one's own."""
+    return {name: _read_int(path) for name, path in _SYSCTLS.items() if path.startswith("/proc/sys/user/")}
+
+
 _KINDS = ("user", "net", "pid", "mnt", "uts", "ipc")
 _SYSCTLS = {
     "unprivileged_userns_clone": "/proc/sys/kernel/unprivileged_userns_clone",
@@ -220,8 +227,8 @@ _SYSCTLS = {
 
 def _read_int(path: str) -> int | None:
     try:
-        with open(path, encoding="ascii") as file:
-            return int(file.read())
+        with open(path, "rb", buffering=0) as file:
+            return int(file.read(32))
     except (OSError, ValueError):
         return None
 

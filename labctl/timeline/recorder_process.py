@@ -10,7 +10,7 @@ from labctl.clock import monotonic
 from labctl.errors import DeadlineExceeded, LabGone, MachineError
 from labctl.kernel import processes
 from labctl.lab.client.boot_process import Boot
-from labctl.lab.client.nursery import nurseries
+from labctl.lab.client.nursery import cannot_start, nurseries
 from labctl.lab.frames import FrameStream
 from labctl.lab.protocol import RECORDER
 from labctl.unpatched import socketpair
@@ -130,7 +130,10 @@ class Recorders:
             process.forget()
 
     def _usable(self) -> RecorderProcess:
-        nurseries.start()
+        try:
+            nurseries.start()
+        except OSError as error:
+            raise cannot_start(error) from error
         nursery = nurseries.all[0].pid
         for process in [each for each in self._retired if each.has_ended()]:
             self._retired.remove(process)

@@ -76,3 +76,10 @@ def test_apply_creates_the_lab_and_updates_it_on_save(file: Path) -> None:
         until(process, lambda line: "+ host c" in line)
         until(process, lambda line: "no drift" in line)
     done("exec", "c", "--", "true")
+
+
+def test_apply_reports_what_an_edit_before_its_start_would_change(file: Path) -> None:
+    done("up", file)
+    file.write_text(FILE.format(name=NAME).replace("b: }", "b: , c: }"))
+    with running("watch", "--apply", str(file)) as process:
+        until(process, lambda line: "+ host c" in line)

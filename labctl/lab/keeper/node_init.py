@@ -169,7 +169,8 @@ def fork_on_host(host: Host, context: LabContext, body: Callable[[], None]) -> i
         body()
 
     try:
-        with kernel_errors(host.subject, "start a process", hint={errno.ENOMEM: "Its init has ended."}):
+        hints = {errno.ENOMEM: "Its init has ended.", errno.EAGAIN: processes.remedy(errno.EAGAIN)}
+        with kernel_errors(host.subject, "start a process", hint=hints):
             return processes.fork_closed(child)
     finally:
         syscalls.setns(context.own_pid_namespace, syscalls.CLONE_NEWPID)

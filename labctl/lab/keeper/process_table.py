@@ -546,7 +546,7 @@ class ProcessTable:
         return name
 
     def _start_writer(self, log: LogWriter) -> None:
-        with kernel_errors(f"log {log.name}", "start its writer"):
+        with kernel_errors(f"log {log.name}", "start its writer", hint={errno.EAGAIN: processes.remedy(errno.EAGAIN)}):
             log.start()
         self._writers[log.pid] = log
 

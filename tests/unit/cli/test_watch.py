@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
+from labctl.cli import watch as module
 from labctl.cli.watch import watch
-from labctl.errors import InputError
+from labctl.errors import InputError, MachineError
 
 
 @pytest.fixture(autouse=True)
@@ -34,3 +36,12 @@ def test_apply_needs_a_file_and_text(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("hosts: {a: }")
     assert "needs a topology file" in refused(None, apply=True)
     assert "no --json" in refused(str(tmp_path / "a.yaml"), apply=True, as_json=True)
+
+
+def test_a_limit_of_inotify_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(module, "FileWatch", refuse)
+    with pytest.raises(MachineError, match=r"cannot watch it: ENOSPC.*sysctl fs\.inotify\.max_user_watches"):
+        module._watched(tmp_path / "a.yaml")

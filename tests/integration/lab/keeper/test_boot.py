@@ -69,6 +69,13 @@ def test_without_capabilities_and_user_namespaces_the_setting_is_named() -> None
     assert "sudo sysctl user.max_user_namespaces=10000" in said
 
 
+@pytest.mark.parametrize("kind", ["net", "mnt", "uts"])
+def test_without_capabilities_the_limit_outside_the_new_user_namespace_is_named(kind: str) -> None:
+    said = opening(LIMIT.format(kind=kind, limit=0) + "\n" + ORDINARY)
+    assert said.startswith("MachineError 3: lab: cannot make the lab's namespaces as root: ENOSPC")
+    assert f"sudo sysctl user.max_{kind}_namespaces=10000" in said
+
+
 def test_a_masked_proc_is_an_error_with_a_remedy() -> None:
     said = opening(MASK.format(path="/proc/fs") + ORDINARY)
     assert said.startswith("MachineError 3: lab pair: cannot mount /proc in a user namespace: EPERM")
