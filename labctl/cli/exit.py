@@ -88,7 +88,7 @@ def stopped_status(stopped: KeyboardInterrupt) -> int:
 
 
 def report_bug(error: Exception) -> int:
-    """Report an exception that labctl did not raise on purpose: the exhausted resource, or a traceback."""
+    """Report an exception that labctl did not raise on purpose: what the process lacks, or a traceback."""
     if isinstance(error.__cause__, KeyboardInterrupt):  # in __set_name__, which Python 3.11 makes a RuntimeError of
         return stopped_status(error.__cause__)
     if is_short_of_descriptors(error):  # at any place, an import included
@@ -97,12 +97,22 @@ def report_bug(error: Exception) -> int:
         complain("labctl: not enough memory. See `ulimit -v` and `ulimit -d`, and what else is running.")
     elif str(error) == "can't start new thread":  # a RuntimeError without an errno (CPython, Modules/_threadmodule.c)
         complain("labctl: cannot start a thread. See `ulimit -u`, `ulimit -v` and the pids.max of the control group.")
+    elif isinstance(error, FileNotFoundError) and _is_directory_removed():
+        complain("labctl: the current directory was removed. Try: cd DIRECTORY")
     else:
         import traceback
 
         complain("".join(traceback.format_exception(error)).rstrip("\n"))
         complain(f"labctl: this is a bug ({type(error).__name__}). Please report it with this output.")
     return EXIT_BUG
+
+
+def _is_directory_removed() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def is_short_of_descriptors(error: Exception) -> TypeGuard[OSError]:

@@ -134,6 +134,7 @@ def seconds(value: float) -> str:
 
 _PIPE_WIDTH = 80
 _NARROWEST = 40
+_WIDEST = 10_000  # columns; COLUMNS may be any number
 
 
 class Ink(Enum):
@@ -223,7 +224,7 @@ def look_of(stream: TextIO | None) -> Look:
         width = _PIPE_WIDTH
     forced = os.environ.get("FORCE_COLOR", "0") not in ("", "0")
     colour = (forced or (terminal and os.environ.get("TERM") != "dumb")) and not os.environ.get("NO_COLOR")
-    return Look(max(width, _NARROWEST), colour, _glyphs_for(getattr(stream, "encoding", None)))
+    return Look(min(max(width, _NARROWEST), _WIDEST), colour, _glyphs_for(getattr(stream, "encoding", None)))
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -194,7 +194,7 @@ def test_run_takes_a_shipped_topology_by_name(tmp_path: Path) -> None:
     path = tmp_path / "echo.yaml"
     path.write_text(ECHO)
     assert labctl("run", "--topo", "pair", path).returncode == 0
-    ran = labctl("run", "--topo", "office", path)
+    ran = labctl("run", "--topo", "ring", path)
     assert (ran.returncode, "there is no host `client`" in ran.stderr) == (2, True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +59,14 @@ def test_a_long_message_wraps_at_word_boundaries_without_source_lines_and_long_p
     assert " ".join(lines).split() == ["word"] * 30
     assert len(lines) == 2
     assert max(map(len, lines)) <= 80
+
+
+def test_a_removed_current_directory_is_no_bug(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    removed = tmp_path / "removed"
+    removed.mkdir()
+    monkeypatch.chdir(removed)
+    removed.rmdir()
+    assert report_bug(FileNotFoundError(errno.ENOENT, "")) == EXIT_BUG
+    assert capsys.readouterr().err == "labctl: the current directory was removed. Try: cd DIRECTORY\n"

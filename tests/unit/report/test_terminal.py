@@ -46,6 +46,8 @@ def test_a_pipe_is_80_columns_without_colour(monkeypatch: pytest.MonkeyPatch) ->
 def test_columns_sets_the_width_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "132")
     assert look_of(io.TextIOWrapper(io.BytesIO(), encoding="utf-8")).width == 132
+    monkeypatch.setenv("COLUMNS", "9" * 20)
+    assert look_of(io.TextIOWrapper(io.BytesIO(), encoding="utf-8")).width == 10_000
 
 
 def test_a_stream_that_cannot_encode_lines_gets_ascii() -> None:
