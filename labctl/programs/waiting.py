@@ -128,6 +128,7 @@ class Watcher:
         self._dropped: deque[tuple[tuple[int, ...], Callable[[], None]]] = deque()
         self._closing = False
         self._thread = threading.Thread(target=self._run, name="labctl-watcher", daemon=True)
+        self._starting = threading.Lock()  # several steps may add descriptors at the same time
         self._started = False
 
     def add(self, fd: int, readable: Callable[[], bool], look: Callable[[], None] | None = None) -> None:
@@ -137,9 +138,10 @@ class Watcher:
         descriptor stays the caller's, who must not close it before `readable` has returned False.
         """
         self._new.append((fd, readable, look))
-        if not self._started:
-            self._thread.start()  # RuntimeError if there are too many processes
-            self._started = True
+        with self._starting:
+            if not self._started:
+                self._thread.start()  # RuntimeError if there are too many processes
+                self._started = True
         os.eventfd_write(self._wake, 1)
 
     def drop(self, fds: tuple[int, ...], then: Callable[[], None]) -> None:

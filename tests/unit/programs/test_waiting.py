@@ -114,3 +114,26 @@ def test_a_watcher_whose_thread_cannot_be_started_closes(monkeypatch: pytest.Mon
     with pytest.raises(RuntimeError, match="can't start new thread"):
         watcher.add(0, lambda: False)
     watcher.close()
+
+
+def test_a_watcher_starts_one_thread_when_several_add_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    watcher, reading, writing = Watcher(), *os.pipe()
+    other = threading.Thread(target=watcher.add, args=(reading, lambda: False))
+    start, starts = threading.Thread.start, 0
+
+    def start_while_another_adds(thread: threading.Thread) -> None:
+        nonlocal starts
+        starts += 1
+        if starts == 1:
+            start(other)
+            other.join(0.1)  # it waits for the first
+        start(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start_while_another_adds)
+        watcher.add(writing, lambda: False)
+        other.join()
+    watcher.close()
+    for fd in (reading, writing):
+        os.close(fd)
+    assert starts == 1
