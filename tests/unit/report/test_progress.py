@@ -6,6 +6,8 @@ import io
 import threading
 from dataclasses import dataclass
 
+import pytest
+
 from labctl.programs.output import Stream
 from labctl.report.progress import Progress
 from labctl.report.terminal import (
@@ -102,7 +104,8 @@ def test_a_recorded_scenario_is_drawn_while_it_runs_and_no_line_comes_twice() ->
     ]
 
 
-def test_in_a_pipe_calls_that_are_reported_late_have_their_place_in_the_ladder() -> None:
+def test_in_a_pipe_calls_that_are_reported_late_have_their_place_in_the_ladder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("labctl.report.progress.monotonic_ns", lambda: timelines.STARTED_NS)
     shown = []
     for late_hosts in ((), ("client",)):
         screen, stream = paper()
