@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _READ_S = 0.03  # from one reading of a recording to the next
 _LATE_NS = 35_000_000  # calls of agents are reported when they return, or 20 ms after their begin
-_LATE_IN_A_PIPE_NS = 1_000_000_000  # nobody watches: also what comes late on a busy machine gets its place
+_LATE_IN_A_PIPE_NS = 1_000_000_000  # nobody watches, so there is time for calls that are reported late
 _LONGEST_LINE = 16384  # characters of a program's output without a line end
 
 

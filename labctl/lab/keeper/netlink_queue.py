@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from ipaddress import IPv6Address
-from itertools import islice
 from typing import TypeVar
 
 from labctl.errors import KernelError, LabImpossible, MachineError, describe_errno, kernel_errors
@@ -89,7 +88,7 @@ class NetlinkQueue:
         self._added = 0
         self._listener: socket.socket | None = None
         self._may_listen = True
-        self._has_expected = False  # since the last `await_addresses`
+        self._has_expected = False  # an address was expected since the last `await_addresses`
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -176,10 +175,11 @@ class NetlinkQueue:
             if now >= until and self.expected_addresses:
                 node = next(iter(self.expected_addresses.values()))
                 raise _not_in_use(node, self._expected_on(node), errno.ETIMEDOUT)
-        for sock in islice(self._sockets.values(), int(self._has_expected)):
-            # The kernel notifies just before it adds the address's local route; it releases that lock after both.
+        if self._has_expected and self._sockets:
+            # The kernel notifies just before it adds the address's local route. It releases that lock after both, and
+            # answers any request about interfaces, of whatever namespace, only then.
             with kernel_errors("the lab", "wait for its addresses"):
-                link_state.has_carrier(sock, "lo")
+                link_state.has_carrier(next(iter(self._sockets.values())), "lo")
         self._has_expected = False
 
     def _check_existence(self) -> None:
