@@ -42,6 +42,7 @@ _VARIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 _CONTINUES = re.compile(r"\s+│")
 _IN_CONVERSATION = re.compile(r"\s*(?:\d+(?:\.\d+)?s?)? ?[│├]")
 _QUEUE = re.compile(r"\s*\d+(?:\.\d+)?s? [│ ]+\d+ of \d+ in queue[^│]*$")  # seen by a sample
+_NOTE = re.compile(r"^not recorded: .*(?:\s+\(root\))?\n?", re.MULTILINE)  # as an ordinary user, after a failure
 _SILENCE = re.compile(r"\s+┊ … .* of silence")
 
 
@@ -56,6 +57,7 @@ def says_the_same(expected: Sequence[str], printed: str) -> bool:
         else:
             for item in _items(_plain(line)):
                 pattern += ".*?".join(re.escape(part) for part in item.split("...")) + r"\n"
+    printed = _NOTE.sub("", printed)
     plain = [_plain(line) for line in _unwrapped(_without_margins(printed.splitlines()))]
     actual = "".join(f"{item}\n" for line in plain if not _is_blank(line) for item in _items(line))
     return re.fullmatch(pattern, actual) is not None

@@ -16,6 +16,7 @@ import pytest
 
 from labctl.errors import MachineError
 from labctl.kernel.namespaces import current_network
+from labctl.kernel.processes import raise_descriptor_limit
 from labctl.lab.client.handle import Lab
 from labctl.lab.keeper import port_forwarder
 from labctl.lab.keeper.machine_access import ForwardedPort
@@ -226,6 +227,7 @@ def test_a_stream_that_never_blocks_leaves_the_loop_to_others_after_each_buffer(
 
 @inside
 def test_more_connections_than_are_carried_at_once_wait_for_others_to_end() -> None:
+    raise_descriptor_limit()
     with (
         Machine(),
         Lab.open(plan_of(text('"8080:80"'))) as lab,

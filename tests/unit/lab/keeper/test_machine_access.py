@@ -15,6 +15,7 @@ from labctl.lab.keeper.nodes import NodeTable
 from labctl.plan.hosts_files import HostsFiles
 from labctl.plan.operations import MakeNode, Plan
 from labctl.topology.model import Exposure, Limits, Node, NodeKind, Transport
+from tests.skips import for_root
 
 EXPOSED = Node("a", NodeKind.HOST, exposures=(Exposure(Transport.TCP, None, 8080, 80),))
 
@@ -34,6 +35,7 @@ def is_open(number: int) -> bool:
     return True
 
 
+@for_root("a table of nodes opens the machine's network, as the keeper may in its user namespace")
 def test_sockets_of_a_port_are_closed_when_no_node_exposes_it() -> None:
     access, table = MachineAccess(), NodeTable()
     with descriptor() as one:
